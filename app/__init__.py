@@ -1,0 +1,1 @@
+"""Plackett's web application, workers and command line."""

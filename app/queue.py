@@ -1,0 +1,67 @@
+"""Celery as a door-bell: messages carry a run id and nothing else; the database row is the job.
+
+Early acknowledgement, prefetch 1, JSON only, no result backend. A lost message costs one dispatcher tick,
+a duplicated one costs a failed compare-and-set.
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy.orm import Session
+
+from app.db import after_commit
+from app.settings import get_settings
+
+logger = logging.getLogger(__name__)
+
+GPU_QUEUE = "gpu"
+DEFAULT_QUEUE = "default"
+
+
+def broker_url(redis_url: str) -> str:
+    """Return the URL as Celery spells it: a Unix socket is `redis+socket://` there and `unix://` in redis-py."""
+    return "redis+socket://" + redis_url.removeprefix("unix://") if redis_url.startswith("unix://") else redis_url
+
+
+def make_celery() -> Celery:
+    """Return the Celery application, configured from the settings."""
+    redis_url = get_settings().redis_url or "redis://127.0.0.1:6379/0"
+    application = Celery("plackett", broker=broker_url(redis_url), include=["app.worker.tasks"])
+    application.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=DEFAULT_QUEUE,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        # A publisher must never hold up a request: one quick try, then the dispatcher's next tick sends it.
+        task_publish_retry=False,
+        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 1},
+        beat_schedule={"tick": {"task": "plackett.tick", "schedule": 10.0, "options": {"expires": 10}}},
+        timezone="UTC",
+    )
+    return application
+
+
+celery = make_celery()
+
+
+def ring(task: str, queue: str, *args: str) -> bool:
+    """Send a message now; return False, and log it, when the broker does not answer (the row waits for the next tick)."""
+    try:
+        celery.send_task(task, args=args, queue=queue, ignore_result=True)
+    except (OperationalError, OSError) as error:
+        logger.warning("broker does not answer, %s %s waits for the dispatcher: %s", task, args, type(error).__name__)
+        return False
+    return True
+
+
+def ring_for_run(session: Session, run_id: UUID) -> None:
+    """Ring the GPU queue for a run once this transaction has committed."""
+    after_commit(session, lambda: ring("plackett.run", GPU_QUEUE, str(run_id)))

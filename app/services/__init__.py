@@ -1,0 +1,1 @@
+"""Business rules: modules of functions that take a session."""

@@ -1,0 +1,1 @@
+"""Celery task bodies and the supervisor of training processes."""

@@ -1,0 +1,293 @@
+"""The lines of a run directory's files, and the only code that reads and writes them. Standard library only.
+
+    data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
+    data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
+    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "weight", "labeler", "split"}
+    samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl"}
+    metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
+
+`ranking` lists tie groups of indexes into `completions`, best first; it may leave answers out (partial ranking).
+The split of a prompt goes by a hash of its messages, never of the row, so that no prompt is on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "held_out"]
+ROLES = ("system", "user", "assistant")
+MANIFEST_SCHEMA = 1
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 3
+
+
+class RecordError(ValueError):
+    """A line of a data file is not what the contract says; the text names file, line and reason."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends on the user's turn."""
+
+    id: str
+    messages: tuple[Message, ...]
+    split: Split = "train"
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """The ideal answer to a prompt, written by a labeler."""
+
+    id: str
+    messages: tuple[Message, ...]
+    completion: str
+    weight: float = 1.0
+    split: Split = "train"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One labeler's ranking of K completions of one prompt, as given: tie groups, best first."""
+
+    id: str
+    messages: tuple[Message, ...]
+    completions: tuple[str, ...]
+    ranking: tuple[tuple[int, ...], ...]
+    weight: float = 1.0
+    labeler: str = ""
+    split: Split = "train"
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return every (better, worse) pair of indexes that the ranking implies; ties give none."""
+        return [
+            (better, worse)
+            for rank, group in enumerate(self.ranking)
+            for better in group
+            for lower in self.ranking[rank + 1 :]
+            for worse in lower
+        ]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled answer. `tokens` counts it with its end token; `reward` and `kl` (nats) only where measured."""
+
+    policy: str
+    prompt_id: str
+    index: int
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+    reward: float | None = None
+    kl: float | None = None
+
+
+def split_of(messages: tuple[Message, ...], held_out_fraction: float) -> Split:
+    """Return the split of a prompt from the hash of its messages: the same prompt is always on the same side."""
+    digest = hashlib.sha256(canonical([asdict(message) for message in messages])).digest()
+    return "held_out" if int.from_bytes(digest[:8], "big") < held_out_fraction * 2**64 else "train"
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one JSON spelling of `value` that hashes are taken of: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> int:
+    """Write dataclasses (or plain objects) one a line and return how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(canonical(row if isinstance(row, dict) else asdict(row)) + b"\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of each line that is not blank; raise `RecordError` on a bad one."""
+    if not path.exists():
+        raise RecordError(f"{path} does not exist.")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise RecordError(f"{path.name} line {number} is not valid JSON: {error}.") from None
+            if not isinstance(value, dict):
+                raise RecordError(f"{path.name} line {number} is not a JSON object.")
+            yield number, value
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read `prompts.jsonl`."""
+    return [
+        Prompt(_text(row, "id", path, n), _messages(row, path, n), _split(row, path, n)) for n, row in read_jsonl(path)
+    ]
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """Read `demonstrations.jsonl`; an empty completion is an error."""
+    rows = []
+    for n, row in read_jsonl(path):
+        completion = _text(row, "completion", path, n)
+        if not completion.strip():
+            raise RecordError(f"{path.name} line {n}: the demonstration is empty.")
+        rows.append(
+            Demonstration(
+                _text(row, "id", path, n),
+                _messages(row, path, n),
+                completion,
+                _number(row, "weight", path, n, 1.0),
+                _split(row, path, n),
+            )
+        )
+    return rows
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Read `comparisons.jsonl`; a ranking that repeats an answer or names one that is not there is an error."""
+    rows = []
+    for n, row in read_jsonl(path):
+        completions = row.get("completions")
+        if not isinstance(completions, list) or not all(isinstance(item, str) for item in completions):
+            raise RecordError(f"{path.name} line {n}: completions must be a list of strings.")
+        ranking = row.get("ranking")
+        if not isinstance(ranking, list) or not all(isinstance(group, list) and group for group in ranking):
+            raise RecordError(f"{path.name} line {n}: ranking must be a list of non-empty lists.")
+        ranked = [index for group in ranking for index in group]
+        if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < len(completions) for i in ranked):
+            raise RecordError(f"{path.name} line {n}: ranking names an answer that is not there.")
+        if len(set(ranked)) != len(ranked):
+            raise RecordError(f"{path.name} line {n}: ranking repeats an answer.")
+        rows.append(
+            Comparison(
+                _text(row, "id", path, n),
+                _messages(row, path, n),
+                tuple(completions),
+                tuple(tuple(group) for group in ranking),
+                _number(row, "weight", path, n, 1.0),
+                str(row.get("labeler", "")),
+                _split(row, path, n),
+            )
+        )
+    return rows
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read `samples.jsonl`."""
+    rows = []
+    for n, row in read_jsonl(path):
+        try:
+            rows.append(Sample(**row))
+        except TypeError as error:
+            raise RecordError(f"{path.name} line {n}: {error}.") from None
+    return rows
+
+
+def write_manifest(data_dir: Path, **facts: Any) -> dict[str, Any]:
+    """Write `manifest.json`: rows and sha256 of every JSONL file in the folder, and the given facts."""
+    files = {
+        path.name: {
+            "sha256": file_sha256(path),
+            "bytes": path.stat().st_size,
+            "rows": sum(1 for _ in path.open("rb")),
+        }
+        for path in sorted(data_dir.glob("*.jsonl"))
+    }
+    manifest = {"schema": MANIFEST_SCHEMA, "files": files, **facts}
+    (data_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return manifest
+
+
+def verify_manifest(data_dir: Path) -> dict[str, Any]:
+    """Read `manifest.json` and check each file's hash; raise `RecordError` when one is missing or differs."""
+    try:
+        manifest: dict[str, Any] = json.loads((data_dir / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{data_dir} has no manifest.json.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise RecordError(f"{data_dir / 'manifest.json'} is not valid JSON.") from None
+    for name, facts in manifest.get("files", {}).items():
+        path = data_dir / name
+        if not path.is_file():
+            raise RecordError(f"{path} is in the manifest but not there.")
+        if file_sha256(path) != facts["sha256"]:
+            raise RecordError(f"{path} differs from its hash in the manifest.")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class MetricsFile:
+    """Appends to `metrics.jsonl`, one flushed line a step, so that a reader always sees whole lines."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def write(self, step: int, **values: float | int | str | None) -> None:
+        """Append one line: the step, the time (Unix seconds) and the values."""
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        self._file.flush()
+
+
+def _text(row: dict[str, Any], key: str, path: Path, number: int) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise RecordError(f"{path.name} line {number}: {key} must be a string.")
+    return value
+
+
+def _number(row: dict[str, Any], key: str, path: Path, number: int, default: float) -> float:
+    value = row.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RecordError(f"{path.name} line {number}: {key} must be a number.")
+    return float(value)
+
+
+def _split(row: dict[str, Any], path: Path, number: int) -> Split:
+    value = row.get("split", "train")
+    if value not in ("train", "held_out"):
+        raise RecordError(f"{path.name} line {number}: split must be train or held_out, not {value!r}.")
+    return value  # type: ignore[no-any-return]  # one of the two literals, as just checked
+
+
+def _messages(row: dict[str, Any], path: Path, number: int) -> tuple[Message, ...]:
+    value = row.get("messages")
+    if not isinstance(value, list) or not value:
+        raise RecordError(f"{path.name} line {number}: messages must be a non-empty list.")
+    messages = []
+    for item in value:
+        if not isinstance(item, dict) or not isinstance(item.get("content"), str) or item.get("role") not in ROLES:
+            raise RecordError(
+                f"{path.name} line {number}: each message needs a role ({', '.join(ROLES)}) and a text as content."
+            )
+        messages.append(Message(item["role"], item["content"]))
+    if messages[-1].role != "user":
+        raise RecordError(f"{path.name} line {number}: a prompt ends on the user's turn.")
+    return tuple(messages)
