@@ -17,7 +17,7 @@ from uuid import UUID
 from fastapi import Depends
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql import UUID as PgUUID
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 
 from app.errors import SetupError
@@ -37,7 +37,7 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads this exact class attribute)
-        UUID: PgUUID(as_uuid=True),
+        UUID: PG_UUID(as_uuid=True),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
         list[Any]: JSONB,

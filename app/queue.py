@@ -53,7 +53,7 @@ celery = make_celery()
 
 
 def ring(task: str, queue: str, *args: str) -> bool:
-    """Send a message now; return False, and log it, when the broker does not answer (the row waits for the next tick)."""
+    """Send a message now; return False, and log it, when the broker is down (the row waits for the next tick)."""
     try:
         celery.send_task(task, args=args, queue=queue, ignore_result=True)
     except (OperationalError, OSError) as error:

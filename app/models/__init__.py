@@ -1,0 +1,50 @@
+"""All tables. Importing this package registers every one with the metadata."""
+
+from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt, User, WebSession
+from app.models.labeling import (
+    Assignment,
+    Completion,
+    Demonstration,
+    GuidelineVersion,
+    Project,
+    Prompt,
+    Ranking,
+    Task,
+    TaskCompletion,
+)
+from app.models.training import (
+    Checkpoint,
+    ModelVersion,
+    Run,
+    RunAttempt,
+    RunEvent,
+    RunMetric,
+    Snapshot,
+    Worker,
+)
+
+__all__ = [
+    "ApiToken",
+    "Assignment",
+    "AuditEvent",
+    "Checkpoint",
+    "Completion",
+    "Demonstration",
+    "GuidelineVersion",
+    "Invitation",
+    "ModelVersion",
+    "Project",
+    "Prompt",
+    "Ranking",
+    "Run",
+    "RunAttempt",
+    "RunEvent",
+    "RunMetric",
+    "SignInAttempt",
+    "Snapshot",
+    "Task",
+    "TaskCompletion",
+    "User",
+    "WebSession",
+    "Worker",
+]

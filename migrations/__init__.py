@@ -1,0 +1,1 @@
+"""Alembic migrations, shipped inside the package so that `plackett migrate` works anywhere."""
