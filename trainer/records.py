@@ -255,6 +255,16 @@ class MetricsFile:
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        """Close the file; also done at the end of a `with` block."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def _text(row: dict[str, Any], key: str, path: Path, number: int) -> str:
     value = row.get(key)

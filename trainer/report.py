@@ -1,0 +1,304 @@
+"""The report of a run: `report.json` for programs, `report.md` and `plots/*.svg` for the person who reads it first.
+
+RUN_DIR/report.json    {"schema", "run_id", "method", "seed", "model", "config_sha256", "data", "versions",
+                        "seconds", "steps", "summary": {…}}
+RUN_DIR/report.md      a headline sentence, one or two small tables, the plots
+RUN_DIR/plots/*.svg    drawn from `metrics.jsonl` and from the summary; the same input gives the same bytes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import RunConfig, dump_run
+from trainer.records import canonical, read_jsonl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REPORT_SCHEMA = 1
+PACKAGES = ("plackett", "torch", "transformers", "peft", "safetensors", "numpy")
+COLORS = ("#2f5d8a", "#c2702e", "#4b8b5a", "#8a4f7d", "#6b6b6b")
+STYLE = {
+    "svg.hashsalt": "plackett",  # element ids would be random otherwise
+    "svg.fonttype": "none",  # text stays text: searchable and small
+    "font.size": 9,
+    "axes.edgecolor": "#8c8c8c",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+Metrics = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One picture: which metrics over which axis. A metric that the run did not write is left out."""
+
+    name: str
+    title: str
+    y: tuple[str, ...]
+    y_label: str
+    x: str = "step"
+    x_label: str = "step"
+
+
+LOSS = Plot("loss", "Loss", ("loss", "held_out_loss"), "loss (nats)")
+ACCURACY = Plot("accuracy", "Pairs ranked as the labelers did", ("accuracy", "held_out_accuracy"), "share of pairs")
+MARGIN = Plot("margin", "Margin between better and worse answer", ("margin", "held_out_margin"), "reward difference")
+PLOTS: dict[str, tuple[Plot, ...]] = {
+    "sft": (LOSS,),
+    "reward": (LOSS, ACCURACY, MARGIN),
+    "dpo": (
+        LOSS,
+        ACCURACY,
+        MARGIN,
+        Plot("logps", "Log-probability of the answers", ("chosen_logp", "rejected_logp"), "log-probability (nats)"),
+    ),
+    "ppo": (
+        Plot("reward", "Reward of the rollouts", ("reward", "objective"), "reward (normalised)", x_label="iteration"),
+        Plot("kl", "KL to the reference", ("kl",), "KL (nats a sequence)", x_label="iteration"),
+        Plot(
+            "reward_by_kl",
+            "Reward against distance from the reference",
+            ("reward",),
+            "reward (normalised)",
+            "sqrt_kl",
+            "square root of KL (nats a sequence)",
+        ),
+        Plot("length", "Length of the answers", ("response_length",), "tokens", x_label="iteration"),
+        Plot("entropy", "Entropy of the policy", ("entropy",), "entropy (nats a token)", x_label="iteration"),
+        Plot("loss", "Losses", ("policy_loss", "value_loss"), "loss", x_label="iteration"),
+    ),
+    "evaluate": (),
+    "sample": (Plot("speed", "Sampling speed", ("tokens_per_second",), "tokens a second", x_label="prompts done"),),
+}
+
+
+def write(run_dir: Path, config: RunConfig, summary: Mapping[str, Any]) -> None:
+    """Write the report of a finished run into `run_dir`.
+
+    `summary["headline"]`, if there, is the first sentence. `summary["policies"]`, if there, maps a policy's name to its
+    figures and becomes a table of its own. A pair of numbers under a key that ends in `_interval` is a 95 % interval.
+    Numbers that are not finite become null.
+    """
+    metrics = read_metrics(run_dir)
+    finite = _finite(dict(summary))
+    plots = _draw_all(run_dir / "plots", config.method, metrics, finite)
+    report = {
+        "schema": REPORT_SCHEMA,
+        "run_id": config.run_id,
+        "method": config.method,
+        "model": config.model,
+        "seed": config.seed,
+        "config_sha256": hashlib.sha256(canonical(dump_run(config))).hexdigest(),
+        "data": _data_manifest(run_dir),
+        "versions": versions(),
+        "seconds": _seconds(metrics),
+        "steps": metrics[-1]["step"] if metrics else 0,
+        "summary": finite,
+    }
+    _replace(run_dir / "report.md", _markdown(report, plots))
+    _replace(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_metrics(run_dir: Path) -> Metrics:
+    """Return the lines of `metrics.jsonl` by step; of a step written twice (resumed after a crash) the later one."""
+    path = run_dir / "metrics.jsonl"
+    rows = [row for _, row in read_jsonl(path)] if path.exists() else []
+    last = {row["step"]: row for row in rows}
+    return [last[step] for step in sorted(last)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a run's numbers."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def _seconds(metrics: Metrics) -> float:
+    """Time from the first line of the metrics to the last; a pause between stop and resume counts."""
+    return round(metrics[-1]["time"] - metrics[0]["time"], 3) if metrics else 0.0
+
+
+def _data_manifest(run_dir: Path) -> Any:
+    path = run_dir / "data" / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)  # noqa: PTH105  # one atomic rename; Path.replace reads like str.replace
+
+
+# --- report.md -------------------------------------------------------------------------------------------------------
+
+
+def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
+    summary = dict(report["summary"])
+    headline = summary.pop("headline", None) or f"The {report['method']} run ended after {report['steps']} steps."
+    policies = summary.pop("policies", None)
+    parts = [f"# {report['method']}: {report['run_id']}", headline]
+    if policies:
+        parts.append(_policy_table(policies))
+    if summary:
+        parts.append(_table(("measure", "value"), [(_words(key), _cell(value)) for key, value in summary.items()]))
+    parts += [f"![{title}](plots/{name}.svg)" for name, title in plots]
+    facts = [
+        ("model", f"`{report['model']}`"),
+        ("seed", str(report["seed"])),
+        ("time", f"{report['seconds']:.0f} s"),
+        ("configuration (sha256)", f"`{report['config_sha256'][:16]}`"),
+        *((name, version) for name, version in report["versions"].items()),
+    ]
+    parts += ["## To repeat it", _table(("what", "value"), facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _policy_table(policies: dict[str, dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for figures in policies.values() for key in figures))
+    rows = [(name, *(_cell(figures.get(key)) for key in columns)) for name, figures in policies.items()]
+    return _table(("policy", *map(_words, columns)), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and len(value) == 2:
+        return f"{_cell(value[0])} to {_cell(value[1])}"
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def _draw_all(folder: Path, method: str, metrics: Metrics, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Draw every plot that has data and return (file name without .svg, title) of each."""
+    drawn = []
+    for plot in PLOTS[method]:
+        lines = {key: _points(metrics, plot.x, key) for key in plot.y}
+        lines = {key: points for key, points in lines.items() if points}
+        if lines:
+            _draw(folder / f"{plot.name}.svg", plot.title, plot.x_label, plot.y_label, _line_painter(plot, lines))
+            drawn.append((plot.name, plot.title))
+    policies = summary.get("policies") or {}
+    placed = {
+        name: row for name, row in policies.items() if row.get("kl") is not None and row.get("reward") is not None
+    }
+    if placed:
+        title = "Reward against distance from the reference"
+        label = "square root of KL (nats a sequence)"
+        _draw(folder / "reward_by_kl.svg", title, label, "reward (normalised)", _frontier_painter(placed))
+        drawn.append(("reward_by_kl", title))
+    judged = {name: row for name, row in policies.items() if row.get("win_rate") is not None}
+    if judged:
+        title = "Win rate against the baseline, 95 % interval"
+        _draw(folder / "win_rate.svg", title, "", "share of comparisons won", _win_rate_painter(judged))
+        drawn.append(("win_rate", title))
+    return drawn
+
+
+def _points(metrics: Metrics, x: str, y: str) -> list[tuple[float, float]]:
+    points = []
+    for row in metrics:
+        value = row.get(y)
+        place = math.sqrt(max(row["kl"], 0.0)) if x == "sqrt_kl" and row.get("kl") is not None else row.get(x)
+        if isinstance(value, (int, float)) and isinstance(place, (int, float)) and math.isfinite(value):
+            points.append((float(place), float(value)))
+    return points
+
+
+def _line_painter(plot: Plot, lines: dict[str, list[tuple[float, float]]]) -> Callable[[Axes], None]:
+    def paint(axes: Axes) -> None:
+        for color, (key, points) in zip(COLORS, lines.items(), strict=False):
+            style = "-" if plot.x == "step" else ""  # the path through the plane would cross itself
+            marker = "o" if plot.x != "step" or len(points) < 30 else ""
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, style, marker=marker, markersize=3.5, color=color, label=_words(key))
+        if len(lines) > 1:
+            axes.legend()
+
+    return paint
+
+
+def _frontier_painter(policies: dict[str, dict[str, Any]]) -> Callable[[Axes], None]:
+    def paint(axes: Axes) -> None:
+        for index, (name, row) in enumerate(policies.items()):
+            x, color = math.sqrt(max(row["kl"], 0.0)), COLORS[index % len(COLORS)]
+            axes.plot([x], [row["reward"]], "o", markersize=6, color=color)
+            axes.annotate(name, (x, row["reward"]), xytext=(6, 4), textcoords="offset points", color=color)
+        axes.margins(0.15)
+
+    return paint
+
+
+def _win_rate_painter(policies: dict[str, dict[str, Any]]) -> Callable[[Axes], None]:
+    def paint(axes: Axes) -> None:
+        for index, (name, row) in enumerate(policies.items()):
+            rate, color = row["win_rate"], COLORS[index % len(COLORS)]
+            low, high = row.get("win_rate_interval") or (rate, rate)
+            axes.bar([name], [rate], width=0.5, color=color, alpha=0.85)
+            axes.vlines([name], [low], [high], color="#333333", linewidth=1.2)
+        axes.axhline(0.5, color="#8c8c8c", linewidth=1, linestyle="--")
+        axes.set_ylim(0, 1)
+
+    return paint
+
+
+def _draw(path: Path, title: str, x_label: str, y_label: str, paint: Callable[[Axes], None]) -> None:
+    # Imported here because drawing is the last second of a run; without pyplot there is no global state either.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        paint(axes)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if x_label in ("step", "iteration", "prompts done"):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.savefig(path, format="svg", metadata={"Date": None})
