@@ -2,7 +2,8 @@
 
     data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
     data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
-    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "weight", "labeler", "split"}
+    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "weight", "labeler",
+                                 "split"}
     samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl"}
     metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
 
@@ -27,10 +28,15 @@ MANIFEST_SCHEMA = 1
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
+EXIT_DIVERGED = 4
 
 
 class RecordError(ValueError):
     """A line of a data file is not what the contract says; the text names file, line and reason."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is no number any more. The run ends with `EXIT_DIVERGED`: the same run again would end the same way."""
 
 
 @dataclass(frozen=True)

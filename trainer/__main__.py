@@ -1,0 +1,52 @@
+"""The trainer's command. A bad configuration or bad data is refused before anything heavy is imported.
+
+    python -m trainer {sft,reward,dpo,ppo,evaluate,sample} --run DIR
+
+Exit codes: 0 done · 2 bad configuration or data, one sentence on stderr · 3 stopped on request, checkpoint saved ·
+4 the loss is not finite any more · others: a crash; run the same command again to go on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config import METHODS, ConfigError, RunConfig, load_run
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, DivergedError, RecordError, verify_manifest
+from trainer.stop import StopSignal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one method on one run directory and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Train, judge or sample from a model.")
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run directory, with run.json in it")
+    options = parser.parse_args(arguments)
+    run_dir: Path = options.run
+    try:
+        config = _check(run_dir, options.method)
+        with StopSignal() as stop:
+            method = importlib.import_module(f"trainer.{config.method}")
+            code: int = method.run(run_dir, config, stop)
+            return code
+    except (ConfigError, RecordError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except DivergedError as error:
+        print(error, file=sys.stderr)
+        return EXIT_DIVERGED
+
+
+def _check(run_dir: Path, method: str) -> RunConfig:
+    config = load_run(run_dir)
+    if config.method != method:
+        raise ConfigError(f"{run_dir / config.FILE} asks for {config.method}, not for {method}.")
+    verify_manifest(run_dir / "data")
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

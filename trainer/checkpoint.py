@@ -1,0 +1,221 @@
+"""Checkpoints that are complete or absent, and the exact resume from them. Safetensors and JSON only.
+
+    checkpoints/step_000200/   weights.safetensors    the trainable weights alone; a frozen base is where it was
+                               optimizer.safetensors
+                               rng.safetensors        torch, CUDA, NumPy
+                               state.json             step, counters, Python's generator, hashes of the run's inputs
+                               manifest.json          sha256 of each file, written last
+    final/                     a whole model for plain transformers, and manifest.json
+
+A folder is written aside, flushed to the disk and renamed; `records.verify_manifest` checks either kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from trainer.config import ConfigError, RunConfig
+from trainer.records import MANIFEST_SCHEMA, RecordError, file_sha256, verify_manifest
+
+KEEP = 2
+
+Modules = Mapping[str, nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+def save(
+    run_dir: Path, step: int, modules: Modules, optimizers: Optimizers, counters: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the checkpoint of `step` (steps done) and keep the last two; return its folder.
+
+    `modules` and `optimizers` are named by the caller; of the modules only what is trainable is kept. `counters` is
+    any JSON object: what the loop must know to go on that does not follow from the step.
+    """
+    folder = run_dir / "checkpoints" / f"step_{step:06d}"
+
+    def fill(aside: Path) -> None:
+        save_file(_trainable(modules), aside / "weights.safetensors")
+        save_file(_optimizer_tensors(optimizers), aside / "optimizer.safetensors")
+        save_file(_rng_tensors(), aside / "rng.safetensors")
+        version, internal, gauss = random.getstate()
+        state = {
+            "step": step,
+            "counters": dict(counters or {}),
+            "python_rng": [version, list(internal), gauss],
+            "inputs": _inputs(run_dir),
+        }
+        (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    _write_folder(folder, fill, step=step)
+    for old in sorted(folder.parent.glob("step_*"))[:-KEEP]:
+        shutil.rmtree(old)
+    return folder
+
+
+def latest(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint whose hashes are right; say on stderr which newer ones were passed over."""
+    for folder in sorted((run_dir / "checkpoints").glob("step_*"), reverse=True):
+        try:
+            verify_manifest(folder)
+        except RecordError as error:
+            print(f"Checkpoint {folder.name} is damaged and is passed over: {error}", file=sys.stderr)
+        else:
+            return folder
+    return None
+
+
+def resume(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int, dict[str, Any]]:
+    """Load the newest good checkpoint into `modules`, `optimizers` and the random generators; (0, {}) without one.
+
+    Returns (steps done, counters) and cuts `metrics.jsonl` back to those steps, so that it ends as an uninterrupted
+    run's would. Raises `ConfigError` when run.json or the data changed since the checkpoint was written.
+    """
+    folder = latest(run_dir)
+    if folder is None:
+        _cut_metrics(run_dir, 0)
+        return 0, {}
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state["inputs"] != _inputs(run_dir):
+        raise ConfigError(
+            f"{run_dir} has checkpoints of another configuration or other data; "
+            "use a new run directory, or delete its checkpoints to start again."
+        )
+    _load_trainable(folder / "weights.safetensors", modules)
+    _load_optimizers(folder / "optimizer.safetensors", optimizers)
+    _set_rng(folder / "rng.safetensors", state["python_rng"])
+    _cut_metrics(run_dir, state["step"])
+    return int(state["step"]), dict(state["counters"])
+
+
+def write_final(run_dir: Path, fill: Callable[[Path], None]) -> Path:
+    """Make `final/` from what `fill` writes into the folder it is given; replace one that an earlier attempt left."""
+    folder = run_dir / "final"
+    _write_folder(folder, fill)
+    return folder
+
+
+def _write_folder(folder: Path, fill: Callable[[Path], None], **facts: Any) -> None:
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fill(aside)
+    files = {
+        str(path.relative_to(aside)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(aside.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"schema": MANIFEST_SCHEMA, "files": files, **facts}
+    (aside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for path in [*(aside / name for name in files), aside / "manifest.json", aside]:
+        _flush(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to put a file or a folder's entries on the disk, so that a rename never outruns its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _inputs(run_dir: Path) -> dict[str, str]:
+    paths = (run_dir / RunConfig.FILE, run_dir / "data" / "manifest.json")
+    return {path.name: file_sha256(path) for path in paths if path.exists()}
+
+
+def _trainable(modules: Modules) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": parameter.detach().contiguous()
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _load_trainable(path: Path, modules: Modules) -> None:
+    targets = _trainable(modules)
+    with safe_open(path, framework="pt") as file:
+        if set(file.keys()) != set(targets):
+            raise ConfigError(
+                f"{path} holds other weights than this run trains; delete its checkpoints to start again."
+            )
+        for key, target in targets.items():
+            target.copy_(file.get_tensor(key))
+
+
+def _optimizer_tensors(optimizers: Optimizers) -> dict[str, torch.Tensor]:
+    """Return the state of every parameter under `name/index/key`, the index as in `state_dict`."""
+    return {
+        f"{name}/{index}/{key}": torch.as_tensor(value).contiguous()
+        for name, optimizer in optimizers.items()
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def _load_optimizers(path: Path, optimizers: Optimizers) -> None:
+    states: dict[str, dict[int, dict[str, torch.Tensor]]] = {name: {} for name in optimizers}
+    with safe_open(path, framework="pt") as file:
+        for entry in file.keys():  # noqa: SIM118 # a safetensors file is no mapping
+            name, index, key = entry.split("/")
+            states[name].setdefault(int(index), {})[key] = file.get_tensor(entry)
+    for name, optimizer in optimizers.items():
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states[name], "param_groups": groups})
+
+
+def _rng_tensors() -> dict[str, torch.Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()  # the generator `device.setup` seeded
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        tensors |= {f"cuda_{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return tensors
+
+
+def _set_rng(path: Path, python_rng: list[Any]) -> None:
+    random.setstate((python_rng[0], tuple(python_rng[1]), python_rng[2]))
+    with safe_open(path, framework="pt") as file:
+        torch.set_rng_state(file.get_tensor("torch"))
+        position, has_gauss, gauss = file.get_tensor("numpy_rest").tolist()
+        keys = file.get_tensor("numpy_keys").numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # as above
+        if torch.cuda.is_available():
+            for index in range(torch.cuda.device_count()):
+                torch.cuda.set_rng_state(file.get_tensor(f"cuda_{index}"), index)
+
+
+def _cut_metrics(run_dir: Path, step: int) -> None:
+    """Drop the metrics of later steps, and a last line that a crash cut short."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    aside = path.with_suffix(".partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(path)

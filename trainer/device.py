@@ -1,0 +1,67 @@
+"""Where a run computes and in which precision: one `Device` for the whole process, seeded and deterministic."""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.config import ConfigError, RunConfig
+
+
+class Device(NamedTuple):
+    """The torch device, and the precision of matrix products and of saved weights."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that every training forward runs in: bfloat16 products, or nothing in float32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    def peak_memory_mb(self) -> float:
+        """Return the most memory held so far in MiB: of the GPU if there is one, else of the process."""
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
+
+
+def setup(config: RunConfig) -> Device:
+    """Choose device and precision, seed Python, NumPy and torch, and ask the CPU for deterministic algorithms."""
+    device = _choose_device(config.device)
+    dtype = _choose_dtype(config.precision, device)
+    random.seed(config.seed)
+    np.random.seed(config.seed)  # a library may draw from the global generator
+    torch.manual_seed(config.seed)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    return Device(device, dtype)
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu or cuda (or cuda:1, …), not {name!r}.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {name!r}, but no CUDA device is present; set it to auto or cpu.")
+    return device
+
+
+def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return bfloat16 where its products are fast: CUDA from Ampere on, and CPUs with AMX or AVX-512 BF16."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return torch.bfloat16 if fast else torch.float32

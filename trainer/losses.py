@@ -1,0 +1,152 @@
+"""The losses and the arithmetic around them: tensors in, tensors out. Letters are the papers', beside each equation.
+
+Log-probabilities are float32 and in nats. Every mean is over a count that the caller knows before it splits a step
+into micro-batches; so the losses here are weighted sums, and the parts of a step add up to its mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import logsigmoid
+
+
+def sft_loss(logps: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return -sum_n w_n sum_t log p(y_t): the cross-entropy of completion tokens.
+
+    `logps` and `mask` are (N, T), `weights` (N,) the weight of each token of sequence n. With w_n = 1 / (completion
+    tokens of the whole step) this is the mean over tokens.
+    """
+    return -((logps * mask).sum(dim=1) * weights).sum()
+
+
+def prompt_mean_weights(
+    pair_weights: torch.Tensor, prompt_of_pair: torch.Tensor, prompt_weights: torch.Tensor
+) -> torch.Tensor:
+    """Return (P,) weights that make a sum over pairs the mean over prompts of each prompt's mean over its pairs.
+
+    `pair_weights` (P,) and `prompt_weights` (B,) are positive; `prompt_of_pair` (P,) int64 maps pairs to prompts.
+    The result adds up to 1. Without the inner mean a prompt with K = 9 would weigh 36 times one with K = 2
+    (InstructGPT, 3.5: a prompt's comparisons are one batch element).
+    """
+    totals = torch.zeros_like(prompt_weights).index_add(0, prompt_of_pair, pair_weights)
+    return pair_weights * (prompt_weights / totals)[prompt_of_pair] / prompt_weights.sum()
+
+
+def pairwise_reward_loss(scores: torch.Tensor, pairs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return -sum_(w,l) weight * log sigma(r_w - r_l), the ranking loss of InstructGPT (equation 1).
+
+    `scores` (N,) holds one score r per completion, `pairs` (P, 2) int64 the indexes (w, l) of the better and the worse
+    completion, `weights` (P,) comes from `prompt_mean_weights`. Ties are no pairs. Computed in float32.
+    """
+    better, worse = scores.float()[pairs].unbind(dim=1)
+    return -(weights * logsigmoid(better - worse)).sum()
+
+
+def dpo_loss(
+    policy_chosen: torch.Tensor,
+    policy_rejected: torch.Tensor,
+    ref_chosen: torch.Tensor,
+    ref_rejected: torch.Tensor,
+    beta: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (losses, chosen rewards, rejected rewards), each (P,) (Rafailov et al. 2023, equation 7).
+
+    The arguments are (P,) log-probabilities of whole completions. With implicit reward
+    r(y) = beta * (log pi(y) - log pi_ref(y)), a pair's loss is -log sigma(r(y_w) - r(y_l)): ln 2 where pi = pi_ref.
+    """
+    chosen = beta * (policy_chosen - ref_chosen)
+    rejected = beta * (policy_rejected - ref_rejected)
+    return -logsigmoid(chosen - rejected), chosen.detach(), rejected.detach()
+
+
+# --- PPO (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019). N answers, T positions; float32. -----------
+
+
+def penalised_rewards(
+    logps: torch.Tensor,
+    reference_logps: torch.Tensor,
+    scores: torch.Tensor,
+    mask: torch.Tensor,
+    kl_coefficient: float,
+) -> torch.Tensor:
+    """Return the reward (N, T) of each token: r_t = -beta (log pi(a_t) - log pi_ref(a_t)), plus the score at the end.
+
+    `logps` and `reference_logps` (N, T) are those of the answer's tokens, `scores` (N,) judge whole answers, `mask`
+    (N, T) is True on the answer. The end is the last True of each row (Ouyang et al. 2022, 3.5). Outside it is 0.
+    """
+    rewards = torch.where(mask, -kl_coefficient * (logps - reference_logps), 0.0)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    end = torch.where(mask, positions, -1).amax(dim=1)
+    return rewards.scatter_add(1, end.clamp(min=0).unsqueeze(1), scores.unsqueeze(1))
+
+
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, discount: float, gae_lambda: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return advantages and returns (N, T) by generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, with V and A zero after the last True
+    of `mask`: an answer ends there, and nothing behind it flows back. Returns are A + V. Outside the mask all is 0.
+    """
+    advantages = torch.zeros_like(values)
+    running = next_value = torch.zeros_like(values[:, 0])
+    for t in range(values.shape[1] - 1, -1, -1):
+        valid = mask[:, t]
+        delta = rewards[:, t] + discount * next_value - values[:, t]
+        running = torch.where(valid, delta + discount * gae_lambda * running, 0.0)
+        next_value = torch.where(valid, values[:, t], 0.0)
+        advantages[:, t] = running
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def whiten(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return `x` (N, T) with mean 0 and variance 1 over the True positions of `mask`, and 0 elsewhere."""
+    variance, mean = torch.var_mean(x[mask], correction=0)
+    return torch.where(mask, (x - mean) * torch.rsqrt(variance + 1e-8), 0.0)
+
+
+def clipped_policy_loss(
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, clip_ratio: float
+) -> torch.Tensor:
+    """Return max(-A rho, -A clip(rho, 1 - eps, 1 + eps)) for each token, rho = pi / pi_old (PPO, eq. 7)."""
+    ratio = torch.exp(logps - old_logps)
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_ratio, 1 + clip_ratio))
+
+
+def clipped_value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_value: float
+) -> torch.Tensor:
+    """Return max((V - R)^2, (V_clip - R)^2) / 2 for each token, V_clip at most `clip_value` from the old value."""
+    clipped = old_values + (values - old_values).clamp(-clip_value, clip_value)
+    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
+
+
+def adapted_kl_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """Return beta (1 + e n / horizon), e = kl / target - 1 within +-0.2 (Ziegler et al. 2019, 2.2).
+
+    `kl` is in nats a sequence, measured on the last `episodes` (n) answers.
+    """
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / horizon)
+
+
+def kl_k1(logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
+    """Return l = log pi - log pi_ref for each token of an answer drawn from pi: unbiased, may be below 0.
+
+    The estimators k1 and k3 are Schulman's ("Approximating KL divergence", 2020).
+    """
+    return logps - reference_logps
+
+
+def kl_k3(logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
+    """Return exp(-l) - 1 + l for each token: unbiased and never below 0; l is kept within +-10 against overflow."""
+    l = (logps - reference_logps).clamp(-10.0, 10.0)
+    return torch.expm1(-l) + l
+
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+    """Return 1 - Var(R - V) / Var(R) over the True positions: 1 is perfect, 0 no better than a constant."""
+    variance = torch.var(returns[mask], correction=0)
+    if variance == 0:
+        return 0.0
+    return float(1.0 - torch.var((returns - values)[mask], correction=0) / variance)

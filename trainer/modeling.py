@@ -1,0 +1,187 @@
+"""Causal language models: loading, LoRA, and the log-probabilities of completions. (Reward models: `reward_model`.)
+
+Weights are read and written as safetensors only, and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint as recompute
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from trainer.config import ConfigError, Lora, RunConfig
+from trainer.data import Batch
+from trainer.device import Device
+from trainer.records import file_sha256
+
+HEAD_ROWS = 256  # completion positions scored at once: (256, V) float32 is the most that logits ever take
+
+
+# Loading and saving
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a local folder or hub id, with a pad token that is not its end token where one can be had.
+
+    Our own masks never look at token values. Other readers of a saved reward model do (transformers pools at the last
+    token that is not padding) and would never see the end token if both were one.
+    """
+    tokenizer = from_pretrained(AutoTokenizer, model)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        known = [tokenizer.unk_token, *tokenizer.all_special_tokens, *sorted(tokenizer.get_added_vocab())]
+        spare = [token for token in known if token not in (None, tokenizer.eos_token, tokenizer.bos_token)]
+        tokenizer.pad_token = (spare or [tokenizer.eos_token])[0]
+    return tokenizer
+
+
+def load_policy(model: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode (no dropout); raise `ConfigError` where that is impossible."""
+    policy = from_pretrained(AutoModelForCausalLM, model, dtype=dtype, use_safetensors=True).to(device).eval()
+    _check_head(policy, model)
+    return policy
+
+
+def load_trainable(config: RunConfig, device: Device) -> PreTrainedModel:
+    """Load `config.model` to be trained: LoRA on a frozen base in the run's precision, else all weights in float32."""
+    policy = load_policy(config.model, device.dtype if config.lora else torch.float32, device.device)
+    return add_lora(policy, config.lora) if config.lora else policy
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Save a whole model (adapters merged) and its tokenizer so that plain transformers loads the folder."""
+    merge_lora(model).to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fingerprint(model: str) -> str:
+    """Return a hash of a model's weights and configuration: of the files of a folder, of the commit of a hub id."""
+    folder = Path(model)
+    if folder.is_dir():
+        files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+        return hashlib.sha256("".join(f"{path.name} {file_sha256(path)}\n" for path in files).encode()).hexdigest()
+    return f"{model}@{from_pretrained(AutoConfig, model)._commit_hash}"  # no public name
+
+
+def from_pretrained(factory: Any, model: str, **options: Any) -> Any:
+    """Call a transformers Auto class; what it cannot load becomes a `ConfigError` of one sentence."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    looks_local = Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1
+    if looks_local and not Path(model).is_dir():
+        raise ConfigError(f"The model folder {model} does not exist.")
+    try:
+        return factory.from_pretrained(model, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigError(f"The model {model} cannot be loaded: {reason}.") from error
+
+
+def _check_head(policy: PreTrainedModel, name: str) -> None:
+    """Refuse a model whose logits are more than its head times the last hidden state (soft caps, scaled logits)."""
+    ids = torch.tensor([[0, 1]], device=policy.device)
+    with torch.no_grad():
+        expected = policy(input_ids=ids, use_cache=False).logits.float()
+        hidden = hidden_states(policy, ids)
+        found = policy.get_output_embeddings()(hidden).float()
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
+        raise ConfigError(
+            f"The model {name} changes its logits after the output layer, which this trainer cannot follow."
+        )
+
+
+# LoRA
+
+
+def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """Freeze `model` and put float32 adapters on its linear layers (Hu et al. 2021). They start as no change at all."""
+    targets = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM" if model.get_output_embeddings() is not None else "FEATURE_EXTRACTION",
+    )
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that transformers has since deprecated; nothing here can change that.
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
+            return get_peft_model(model, settings, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise ConfigError(f"lora.targets do not fit the model: {str(error).partition(chr(10))[0]}") from error
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """Add the adapters into the weights they stand beside and return the plain model (as it is without adapters)."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+@contextlib.contextmanager
+def reference(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Within the context `model`, which must have adapters, computes what it did before it was trained."""
+    if not hasattr(model, "disable_adapter"):
+        raise TypeError("Only a model with LoRA adapters holds its own reference.")
+    with model.disable_adapter():
+        yield model
+
+
+# Log-probabilities
+
+
+def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the last hidden states (N, T, D) of right-padded ids (N, T).
+
+    No attention mask is needed, and none is passed: attention is causal and padding lies on the right, so no real token
+    can see it. Without a mask the faster causal kernel runs. Left-padded ids would be wrong here.
+    """
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    output: torch.Tensor = core.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    return output
+
+
+def completion_logps(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
+    """Return (N, T) float32: at each completion token its log-probability given all before it, elsewhere 0.
+
+    Column t is for `input_ids[:, t]` and reads the hidden state at t - 1. The output layer runs on completion positions
+    only, `HEAD_ROWS` at a time, and is recomputed in the backward pass; (N, T, V) never exists.
+    """
+    hidden = hidden_states(model, batch.input_ids)[:, :-1]
+    scored = batch.completion_mask[:, 1:]
+    values = token_logps(model, hidden[scored], batch.input_ids[:, 1:][scored], temperature)
+    logps = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=values.device)
+    rows, columns = scored.nonzero(as_tuple=True)
+    return logps.index_put((rows, columns + 1), values)
+
+
+def token_logps(
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Return (M,) float32 log-probabilities of `targets` (M,) given hidden states (M, D), in chunks of rows.
+
+    Logits are divided by `temperature` as the sampler's are, so both see one distribution.
+    """
+    head = model.get_output_embeddings()
+
+    def score(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        logits = head(rows).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        chosen: torch.Tensor = logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+        return chosen
+
+    parts = []
+    for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True):
+        parts.append(recompute(score, rows, wanted, use_reentrant=False) if rows.requires_grad else score(rows, wanted))
+    return torch.cat(parts)

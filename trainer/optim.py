@@ -1,0 +1,68 @@
+"""AdamW, its learning-rate schedule and one guarded update. The schedule is a function of the step alone.
+
+Precision: with LoRA the base stays frozen in the run's precision and the adapters are float32 (they are small, and
+small updates would be lost to bfloat16's rounding). Full fine-tuning keeps float32 weights. Either way the forward
+runs under `Device.autocast`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from trainer.config import Optim
+from trainer.records import DivergedError
+
+
+def build(parameters: Iterable[torch.nn.Parameter], optim: Optim) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that require a gradient; vectors (norms, biases) are never decayed."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=optim.learning_rate,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.epsilon,
+        fused=True,
+    )
+
+
+def learning_rate(optim: Optim, step: int, total_steps: int) -> float:
+    """Return the rate of `step` (from 1): a linear warm-up, then constant, linear to 0, or a cosine to a tenth."""
+    warmup = math.ceil(optim.warmup_fraction * total_steps)
+    if step <= warmup:
+        return optim.learning_rate * step / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    if optim.schedule == "linear":
+        # The last step still moves: it would be wasted at a rate of exactly 0.
+        return optim.learning_rate * (1 - done * (1 - 1 / max(1, total_steps - warmup)))
+    if optim.schedule == "cosine":
+        return optim.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+    return optim.learning_rate
+
+
+def update(
+    optimizer: torch.optim.Optimizer, loss: float, optim: Optim, step: int, total_steps: int
+) -> tuple[float, float]:
+    """Clip the accumulated gradients, take one step, clear them; return (learning rate, gradient norm before clipping).
+
+    Raises `DivergedError` when the loss or the gradient is not finite, before any weight is touched.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, optim.grad_clip))
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise DivergedError(
+            f"Training diverged at step {step}: the loss is {loss} and the gradient norm {norm}; "
+            "lower optim.learning_rate or use precision float32."
+        )
+    rate = learning_rate(optim, step, total_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return rate, norm

@@ -1,0 +1,138 @@
+"""The reward model: a language model's trunk with a scalar head, its normaliser, and its folder on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer.config import ConfigError, Lora, RunConfig
+from trainer.data import Batch, Truncation, collate, encode, micro_batches
+from trainer.device import Device
+from trainer.modeling import add_lora, from_pretrained, load_tokenizer, merge_lora
+from trainer.records import Message
+
+
+class RewardModel(nn.Module):
+    """A language model's trunk with a scalar head, read at the last real token: r(x, y), one number an answer.
+
+    Inside is transformers' sequence classifier of one label, so any transformers can load a saved one. Its head has no
+    bias: a ranking loss cannot see one. `mean` and `std` do its work; they are measured after training, on reference
+    answers, so that those score 0 on average with standard deviation 1.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.tokenizer = tokenizer
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    @property
+    def trunk(self) -> Any:
+        """The model below the head."""
+        return getattr(self.classifier, self.classifier.base_model_prefix)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the normalised scores (N,) float32, read by explicit end index; padding may be any token."""
+        hidden = self.trunk(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        last = hidden[torch.arange(len(hidden), device=hidden.device), batch.end_index]
+        raw: torch.Tensor = (last.float() * self.classifier.score.weight.float()).sum(dim=1)
+        return (raw - self.mean) / self.std
+
+    def add_lora(self, lora: Lora) -> None:
+        """Put adapters on the trunk and leave the head trainable, in float32."""
+        setattr(self.classifier, self.classifier.base_model_prefix, add_lora(self.trunk, lora))
+
+    def merge(self, dtype: torch.dtype) -> None:
+        """Merge the adapters and take the precision in which the model will be saved."""
+        setattr(self.classifier, self.classifier.base_model_prefix, merge_lora(self.trunk))
+        self.classifier.to(dtype)
+
+
+def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
+    """Return a reward model on the trunk of `config.model`, its head drawn from N(0, 1 / (D + 1))."""
+    model = _load_classifier(config.model, device.dtype if config.lora else torch.float32, device.device, tokenizer)
+    score = model.classifier.score.float()
+    nn.init.normal_(score.weight, std=(score.in_features + 1) ** -0.5)
+    if config.lora:
+        model.add_lora(config.lora)
+    return model
+
+
+def score_texts(
+    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+) -> list[float]:
+    """Return the normalised score of each completion of the prompt beside it, in one batch, without gradients."""
+    cuts = Truncation()
+    pairs = zip(prompts, completions, strict=True)
+    sequences = [encode(model.tokenizer, messages, [text], max_length, cuts)[0] for messages, text in pairs]
+    scores = [0.0] * len(sequences)
+    for part in micro_batches([(1, sequence.length) for sequence in sequences], 4096):
+        batch = collate([sequences[i] for i in part], model.tokenizer.pad_token_id, model.mean.device)
+        with torch.no_grad():
+            for index, value in zip(part, model(batch).tolist(), strict=True):
+                scores[index] = value
+    return scores
+
+
+def save_reward(
+    model: RewardModel, folder: Path, probes: Sequence[tuple[Sequence[Message], str]], max_length: int
+) -> None:
+    """Save a merged reward model with `reward.json`: normaliser, and probe texts with the scores they must have."""
+    model.classifier.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    scores = score_texts(model, [messages for messages, _ in probes], [text for _, text in probes], max_length)
+    facts = {
+        "mean": float(model.mean),
+        "std": float(model.std),
+        "dtype": str(model.classifier.dtype).removeprefix("torch."),
+        "max_length": max_length,
+        "probes": [
+            {"messages": [vars(message) for message in messages], "completion": text, "score": score}
+            for (messages, text), score in zip(probes, scores, strict=True)
+        ],
+    }
+    (folder / "reward.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_reward(folder: str, dtype: torch.dtype, device: torch.device) -> RewardModel:
+    """Load a saved reward model and check that its probe texts score as they did when it was saved."""
+    try:
+        facts = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
+        mean, std, probes = float(facts["mean"]), float(facts["std"]), facts["probes"]
+        prompts = [[Message(**message) for message in probe["messages"]] for probe in probes]
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no reward.json; it must be the final folder of a reward run.") from None
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}/reward.json cannot be read: {error!r}.") from error
+    model = _load_classifier(folder, dtype, device, load_tokenizer(folder))
+    model.mean.fill_(mean)
+    model.std.fill_(std)
+    scores = score_texts(model, prompts, [probe["completion"] for probe in probes], facts["max_length"])
+    worst = max((abs(a - probe["score"]) for a, probe in zip(scores, probes, strict=True)), default=0.0)
+    # Scores have standard deviation 1: rounding moves them by hundredths, a lost head by about 1.
+    if worst > (0.02 if facts["dtype"] == str(dtype).removeprefix("torch.") else 0.3):
+        raise ConfigError(
+            f"The reward model {folder} scores its probe texts {worst:.2f} off what was saved with it; "
+            "its files do not belong together."
+        )
+    return model
+
+
+def _load_classifier(
+    model: str, dtype: torch.dtype, device: torch.device, tokenizer: PreTrainedTokenizerBase
+) -> RewardModel:
+    classifier = from_pretrained(
+        AutoModelForSequenceClassification, model, dtype=dtype, use_safetensors=True, num_labels=1
+    )
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+    return RewardModel(classifier, tokenizer).to(device).eval()
