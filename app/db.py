@@ -87,15 +87,27 @@ def get_engine() -> Engine:
 
 
 @lru_cache(maxsize=1)
+def get_reading_engine() -> Engine:
+    """Return the small engine of exports: a slow reader must not take the connections that labelers need."""
+    settings = get_settings()
+    if settings.database_url is None:
+        raise SetupError("DATABASE_URL is not set: run `plackett up`, or point it at a PostgreSQL 18 server.")
+    return make_engine(settings.database_url, pool_size=2, statement_timeout_ms=600_000).execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True
+    )
+
+
+@lru_cache(maxsize=1)
 def _factory() -> sessionmaker[Session]:
     return sessionmaker(get_engine(), expire_on_commit=False)
 
 
 def reset_engine() -> None:
-    """Drop the cached engine and its connections (tests, and children after a fork)."""
-    if get_engine.cache_info().currsize:
-        get_engine().dispose()
-    get_engine.cache_clear()
+    """Drop the cached engines and their connections (tests, and children after a fork)."""
+    for cached in (get_engine, get_reading_engine):
+        if cached.cache_info().currsize:
+            cached().dispose()
+        cached.cache_clear()
     _factory.cache_clear()
 
 
@@ -103,6 +115,13 @@ def reset_engine() -> None:
 def transaction() -> Iterator[Session]:
     """One unit of work: commit on success, roll back on any error. The only commit in the code base."""
     with _factory()() as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A read-only transaction that sees one moment of the database from its first query to its last."""
+    with Session(get_reading_engine()) as session:
         yield session
 
 

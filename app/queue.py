@@ -7,6 +7,8 @@ a duplicated one costs a failed compare-and-set.
 from __future__ import annotations
 
 import logging
+import sys
+from pathlib import Path
 from uuid import UUID
 
 from celery import Celery
@@ -38,18 +40,41 @@ def make_celery() -> Celery:
         task_acks_late=False,
         task_default_queue=DEFAULT_QUEUE,
         worker_prefetch_multiplier=1,
+        # With early acknowledgement a busy worker would reserve one message more, behind a run of hours.
+        worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         # A publisher must never hold up a request: one quick try, then the dispatcher's next tick sends it.
         task_publish_retry=False,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 1},
-        beat_schedule={"tick": {"task": "plackett.tick", "schedule": 10.0, "options": {"expires": 10}}},
+        # No "expires": it compares the clocks of two machines, and a tick too many does no harm.
+        beat_schedule={"tick": {"task": "plackett.tick", "schedule": 10.0}},
         timezone="UTC",
     )
     return application
 
 
 celery = make_celery()
+
+
+def worker_command(queue: str) -> list[str]:
+    """Return the command that starts a worker for one queue, the same one everywhere.
+
+    One task at a time in the worker's own process (`solo`): the GPU task only watches its child, and so a
+    termination signal reaches the code that hands the run back, and no fork ever copies a database connection.
+    """
+    return [
+        *(sys.executable, "-m", "celery", "-A", "app.queue", "worker", "--queues", queue, "--pool", "solo"),
+        *("--hostname", f"{queue}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+    ]
+
+
+def beat_command(schedule_file: Path) -> list[str]:
+    """Return the command that starts beat. Its file may be lost: what is due is decided in Postgres."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "app.queue", "beat", "--loglevel", "INFO"),
+        *("--schedule", str(schedule_file), "--pidfile", ""),
+    ]
 
 
 def ring(task: str, queue: str, *args: str) -> bool:

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     lock_timeout_ms: int = 2_000
     run_lease_seconds: int = 60
     run_heartbeat_seconds: float = 10.0
+    run_retry_seconds: float = Field(default=10.0, description="pause before a second attempt, doubled for each later")
+    run_stall_seconds: float = Field(default=1800.0, description="a run without progress for so long is started again")
+    run_wall_seconds: float = Field(default=7 * 86400.0, description="an attempt that lasts longer fails for good")
     cancel_grace_seconds: float = 60.0
     trainer_device: str = Field(default="auto", description="auto, cpu or cuda; handed to the trainer")
 

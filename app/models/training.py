@@ -54,6 +54,8 @@ class Run(Base):
     method: Mapped[str]
     name: Mapped[str]
     config: Mapped[dict[str, Any]]
+    # What the run works on, by database id: {"prompts": [...]} or {"reward_model": id} or {"policies": {name: id}}.
+    inputs: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     snapshot_id: Mapped[UUID | None] = mapped_column(ForeignKey("snapshots.id"))
     # Runs make models and start from models: the second half of that circle is added after both tables exist.
     parent_model_id: Mapped[UUID | None] = mapped_column(

@@ -206,6 +206,9 @@ def upgrade() -> None:
         sa.Column("method", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("config", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "inputs", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'::jsonb"), nullable=False
+        ),
         sa.Column("snapshot_id", sa.UUID(), nullable=True),
         sa.Column("parent_model_id", sa.UUID(), nullable=True),
         sa.Column("dedupe_key", sa.String(), nullable=False),
