@@ -1,0 +1,109 @@
+"""Fixtures for every test: a real PostgreSQL 18 and a real Redis, started once by the embedded stack's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from app import db, migrate
+from app.embedded.folder import make_var
+from app.embedded.postgres import PostgresServer
+from app.embedded.redis import RedisServer
+from app.settings import Settings, get_settings
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Keep the developer's own settings out of the tests, and each test's data in its own folder."""
+    for name in ("DATABASE_URL", "REDIS_URL", "PLACKETT_PORT", "PLACKETT_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PLACKETT_VAR", str(tmp_path / "var"))
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    _forget_settings()
+    yield
+    _forget_settings()
+
+
+def _forget_settings() -> None:
+    db.reset_engine()
+    get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def _server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_var(tmp_path_factory.mktemp("servers") / "var")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(_server_folder: Path) -> Iterator[PostgresServer]:
+    """The session's PostgreSQL, migrated to the newest schema. Not safe against power cuts, on purpose."""
+    with PostgresServer(_server_folder, durable=False) as server:
+        migrate.upgrade(server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _maintenance(postgres_server: PostgresServer) -> Iterator[Engine]:
+    engine = create_engine(db.normalise_url(postgres_server.url), pool_size=1)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer, _maintenance: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty, migrated database, which `app.db` and child processes use; emptied after the test."""
+    monkeypatch.setenv("DATABASE_URL", postgres_server.url)
+    _forget_settings()
+    yield postgres_server.url
+    _forget_settings()
+    empty(_maintenance)
+
+
+def empty(engine: Engine) -> None:
+    """Empty every table but Alembic's own. Sessions that a failed test left open are ended first, not waited for."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+            )
+        )
+        tables = connection.scalars(
+            text(
+                "SELECT format('%I', tablename) FROM pg_tables "
+                "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            )
+        ).all()
+        if tables:
+            connection.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"))
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Session]:
+    """One transaction, committed at the end of the test. For tests that stay inside one unit of work."""
+    with db.transaction() as open_session:
+        yield open_session
+
+
+@pytest.fixture(scope="session")
+def _redis_server(_server_folder: Path) -> Iterator[RedisServer]:
+    with RedisServer(_server_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty Redis, which the settings name."""
+    import redis
+
+    monkeypatch.setenv("REDIS_URL", _redis_server.url)
+    get_settings.cache_clear()
+    with redis.Redis.from_url(_redis_server.url) as client:
+        client.flushall()
+        yield _redis_server.url
+        client.flushall()
+    get_settings.cache_clear()
