@@ -102,6 +102,13 @@ class Task(Base):
         CheckConstraint("target_overlap BETWEEN 1 AND 16", name="target_overlap"),
         CheckConstraint("open_leases >= 0 AND done_count >= 0", name="counters"),
         CheckConstraint("open_leases + done_count <= target_overlap", name="overlap"),
+        UniqueConstraint("sampling_run_id", "prompt_id"),
+        Index(
+            "uq_tasks_demonstration_prompt_id",
+            "prompt_id",
+            unique=True,
+            postgresql_where=sql("kind = 'demonstration'"),
+        ),
         Index(
             "ix_tasks_takeable",
             "project_id",
@@ -147,6 +154,7 @@ class Assignment(Base):
     __table_args__ = (
         UniqueConstraint("task_id", "user_id"),
         CheckConstraint("state IN ('leased', 'done', 'skipped', 'expired', 'released')", name="state"),
+        CheckConstraint("(state = 'skipped') = (skip_reason IS NOT NULL)", name="skip_reason"),
         Index("ix_assignments_leased", "expires_at", postgresql_where=sql("state = 'leased'")),
         Index("ix_assignments_user_leased", "user_id", postgresql_where=sql("state = 'leased'")),
     )
@@ -161,6 +169,7 @@ class Assignment(Base):
     expires_at: Mapped[datetime]
     started_at: Mapped[Now]
     finished_at: Mapped[datetime | None]
+    skip_reason: Mapped[str | None]
 
     task: Mapped[Task] = relationship(lazy="raise")
 

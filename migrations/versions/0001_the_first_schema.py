@@ -391,8 +391,16 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["prompt_id"], ["prompts.id"], name=op.f("fk_tasks_prompt_id")),
         sa.ForeignKeyConstraint(["sampling_run_id"], ["runs.id"], name=op.f("fk_tasks_sampling_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
+        sa.UniqueConstraint("sampling_run_id", "prompt_id", name=op.f("uq_tasks_sampling_run_id_prompt_id")),
     )
     op.create_index(op.f("ix_tasks_prompt_id"), "tasks", ["prompt_id"], unique=False)
+    op.create_index(
+        "uq_tasks_demonstration_prompt_id",
+        "tasks",
+        ["prompt_id"],
+        unique=True,
+        postgresql_where=sa.text("kind = 'demonstration'"),
+    )
     op.create_index(
         "ix_tasks_takeable",
         "tasks",
@@ -414,6 +422,8 @@ def upgrade() -> None:
             "started_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("skip_reason", sa.String(), nullable=True),
+        sa.CheckConstraint("(state = 'skipped') = (skip_reason IS NOT NULL)", name=op.f("ck_assignments_skip_reason")),
         sa.CheckConstraint(
             "state IN ('leased', 'done', 'skipped', 'expired', 'released')", name=op.f("ck_assignments_state")
         ),
@@ -577,6 +587,9 @@ def downgrade() -> None:
     op.drop_index("ix_assignments_leased", table_name="assignments", postgresql_where=sa.text("state = 'leased'"))
     op.drop_table("assignments")
     op.drop_index("ix_tasks_takeable", table_name="tasks", postgresql_where=sa.text("takeable AND state = 'open'"))
+    op.drop_index(
+        "uq_tasks_demonstration_prompt_id", table_name="tasks", postgresql_where=sa.text("kind = 'demonstration'")
+    )
     op.drop_index(op.f("ix_tasks_prompt_id"), table_name="tasks")
     op.drop_table("tasks")
     op.drop_table("run_metrics")
