@@ -36,13 +36,11 @@ class Lora:
 
     rank: int = 16
     alpha: float = 32.0
-    dropout: float = 0.0
     targets: tuple[str, ...] = ("all-linear",)
 
     def __post_init__(self) -> None:
         _require(self.rank >= 1, "lora.rank must be at least 1.")
         _require(self.alpha > 0, "lora.alpha must be above 0.")
-        _require(0 <= self.dropout < 1, "lora.dropout must be in [0, 1).")
         _require(len(self.targets) > 0, "lora.targets must name at least one layer.")
 
 

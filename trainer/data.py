@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from trainer.config import ConfigError, Optim
-from trainer.records import Message
+from trainer.losses import prompt_mean_weights
+from trainer.records import Comparison, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,6 +117,74 @@ def fit(prompt: list[int], completions: Seq[list[int]], max_length: int, truncat
         truncation.prompts += 1
         prompt = prompt[len(prompt) - (max_length - longest) :]
     return [Sequence(prompt, completion) for completion in kept]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt, its K encoded completions, and all that labelers said about them as (better, worse) pairs.
+
+    `pairs` index into `sequences`; labelers who agree on a pair add up in its weight. `weight` is the prompt's own: the
+    mean weight of its rankings.
+    """
+
+    messages: tuple[Message, ...]
+    sequences: list[Sequence]
+    pairs: list[tuple[int, int]]
+    pair_weights: list[float]
+    weight: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, longest row), as `micro_batches` wants it."""
+        return len(self.sequences), max(sequence.length for sequence in self.sequences)
+
+
+def group_comparisons(
+    tokenizer: PreTrainedTokenizerBase, comparisons: Seq[Comparison], max_length: int, truncation: Truncation
+) -> list[Group]:
+    """Gather the rankings of the same completions of the same prompt, and encode each completion once.
+
+    Answers that no pair names (ties alone, or not ranked) are not encoded; prompts without any pair are left out.
+    """
+    gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
+    for comparison in comparisons:
+        if comparison.weight > 0 and comparison.pairs():
+            gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
+    groups = []
+    for (messages, completions), rankings in gathered.items():
+        weights: dict[tuple[int, int], float] = {}
+        for ranking in rankings:
+            for pair in ranking.pairs():
+                weights[pair] = weights.get(pair, 0.0) + ranking.weight
+        used = sorted({index for pair in weights for index in pair})
+        sequences = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
+        row = {index: position for position, index in enumerate(used)}
+        pairs = [(row[better], row[worse]) for better, worse in weights]
+        weight = sum(ranking.weight for ranking in rankings) / len(rankings)
+        groups.append(Group(messages, sequences, pairs, list(weights.values()), weight))
+    return groups
+
+
+def pair_tensors(groups: Seq[Group], step_weight: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pairs (P, 2) of some groups, as rows of all their sequences in order, and the pairs' weights (P,).
+
+    `step_weight` is the sum of the prompts' weights over the whole step, of which these groups may be a part; the
+    weights of all parts add up to 1 (see `losses.prompt_mean_weights`).
+    """
+    pairs: list[tuple[int, int]] = []
+    owners: list[int] = []
+    first = 0
+    for owner, group in enumerate(groups):
+        pairs += [(first + better, first + worse) for better, worse in group.pairs]
+        owners += [owner] * len(group.pairs)
+        first += len(group.sequences)
+    weights = prompt_mean_weights(
+        torch.tensor([weight for group in groups for weight in group.pair_weights]),
+        torch.tensor(owners),
+        torch.tensor([group.weight for group in groups]),
+    )
+    share = sum(group.weight for group in groups) / step_weight
+    return torch.tensor(pairs, device=device), (weights * share).to(device)
 
 
 def collate(sequences: Seq[Sequence], pad_id: int, device: torch.device) -> Batch:

@@ -108,7 +108,6 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
     settings = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM" if model.get_output_embeddings() is not None else "FEATURE_EXTRACTION",
     )

@@ -11,11 +11,21 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer import data
 from trainer.config import ConfigError, Lora, RunConfig
-from trainer.data import Batch, Truncation, collate, encode, micro_batches
 from trainer.device import Device
 from trainer.modeling import add_lora, from_pretrained, load_tokenizer, merge_lora
 from trainer.records import Message
+
+TOKENS_PER_FORWARD = 4096
+
+# Texts of no one's, of which the scores are saved with a model: a lost or mixed-up head changes them.
+PROBES = (
+    ("What is the capital of France?", "Paris."),
+    ("What is the capital of France?", "I would rather not say anything about that, thank you."),
+    ("How do I boil an egg?", "Put it into boiling water, wait eight minutes, and cool it under the tap."),
+    ("How do I boil an egg?", "Egg egg egg egg egg egg egg egg."),
+)
 
 
 class RewardModel(nn.Module):
@@ -41,7 +51,7 @@ class RewardModel(nn.Module):
         """The model below the head."""
         return getattr(self.classifier, self.classifier.base_model_prefix)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: data.Batch) -> torch.Tensor:
         """Return the normalised scores (N,) float32, read by explicit end index; padding may be any token."""
         hidden = self.trunk(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), batch.end_index]
@@ -68,37 +78,46 @@ def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTok
     return model
 
 
-def score_texts(
-    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
-) -> list[float]:
-    """Return the normalised score of each completion of the prompt beside it, in one batch, without gradients."""
-    cuts = Truncation()
-    pairs = zip(prompts, completions, strict=True)
-    sequences = [encode(model.tokenizer, messages, [text], max_length, cuts)[0] for messages, text in pairs]
-    scores = [0.0] * len(sequences)
-    for part in micro_batches([(1, sequence.length) for sequence in sequences], 4096):
-        batch = collate([sequences[i] for i in part], model.tokenizer.pad_token_id, model.mean.device)
-        with torch.no_grad():
-            for index, value in zip(part, model(batch).tolist(), strict=True):
-                scores[index] = value
+@torch.no_grad()
+def score(model: RewardModel, sequences: Sequence[data.Sequence], tokens_per_forward: int) -> torch.Tensor:
+    """Return the normalised scores (N,) float32 of encoded answers, on the CPU and in the order given."""
+    scores = torch.empty(len(sequences))
+    for part in data.micro_batches([(1, sequence.length) for sequence in sequences], tokens_per_forward):
+        batch = data.collate([sequences[i] for i in part], model.tokenizer.pad_token_id, model.mean.device)
+        scores[part] = model(batch).cpu()
     return scores
 
 
-def save_reward(
-    model: RewardModel, folder: Path, probes: Sequence[tuple[Sequence[Message], str]], max_length: int
-) -> None:
-    """Save a merged reward model with `reward.json`: normaliser, and probe texts with the scores they must have."""
+def score_texts(
+    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+) -> torch.Tensor:
+    """Return the normalised scores (N,) of completions, each of the prompt beside it, by the model's own tokenizer."""
+    cuts = data.Truncation()
+    sequences = [
+        data.encode(model.tokenizer, messages, [text], max_length, cuts)[0]
+        for messages, text in zip(prompts, completions, strict=True)
+    ]
+    return score(model, sequences, TOKENS_PER_FORWARD)
+
+
+def _ask(question: str) -> list[Message]:
+    return [Message("user", question)]
+
+
+def save_reward(model: RewardModel, folder: Path, max_length: int) -> None:
+    """Save a merged reward model with `reward.json`: the normaliser, and probe texts with the scores they must have."""
     model.classifier.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
-    scores = score_texts(model, [messages for messages, _ in probes], [text for _, text in probes], max_length)
+    texts = [text for _, text in PROBES]
+    scores = score_texts(model, [_ask(question) for question, _ in PROBES], texts, max_length).tolist()
     facts = {
         "mean": float(model.mean),
         "std": float(model.std),
         "dtype": str(model.classifier.dtype).removeprefix("torch."),
         "max_length": max_length,
         "probes": [
-            {"messages": [vars(message) for message in messages], "completion": text, "score": score}
-            for (messages, text), score in zip(probes, scores, strict=True)
+            {"prompt": question, "completion": text, "score": score}
+            for (question, text), score in zip(PROBES, scores, strict=True)
         ],
     }
     (folder / "reward.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,7 +128,7 @@ def load_reward(folder: str, dtype: torch.dtype, device: torch.device) -> Reward
     try:
         facts = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
         mean, std, probes = float(facts["mean"]), float(facts["std"]), facts["probes"]
-        prompts = [[Message(**message) for message in probe["messages"]] for probe in probes]
+        prompts = [_ask(probe["prompt"]) for probe in probes]
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no reward.json; it must be the final folder of a reward run.") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
@@ -117,7 +136,7 @@ def load_reward(folder: str, dtype: torch.dtype, device: torch.device) -> Reward
     model = _load_classifier(folder, dtype, device, load_tokenizer(folder))
     model.mean.fill_(mean)
     model.std.fill_(std)
-    scores = score_texts(model, prompts, [probe["completion"] for probe in probes], facts["max_length"])
+    scores = score_texts(model, prompts, [probe["completion"] for probe in probes], facts["max_length"]).tolist()
     worst = max((abs(a - probe["score"]) for a, probe in zip(scores, probes, strict=True)), default=0.0)
     # Scores have standard deviation 1: rounding moves them by hundredths, a lost head by about 1.
     if worst > (0.02 if facts["dtype"] == str(dtype).removeprefix("torch.") else 0.3):

@@ -1,0 +1,207 @@
+"""The reward model, from rankings: every completion is encoded once, and all pairs of a prompt form one batch element.
+
+    python -m trainer reward --run DIR
+
+Reads data/comparisons.jsonl; trains on the train split, judges on the held-out split, and leaves in final/ a sequence
+classifier for plain transformers with reward.json beside it (InstructGPT, 3.5).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from trainer import checkpoint, data, modeling, optim, report, reward_model
+from trainer.config import ConfigError, RewardOptions, RunConfig
+from trainer.device import Device, setup
+from trainer.intervals import ratio_interval
+from trainer.losses import pairwise_reward_loss
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Message, MetricsFile, read_comparisons, read_demonstrations
+from trainer.stop import StopSignal
+
+NORMALISER_ANSWERS = 64  # the standard error of a mean over as many is an eighth of the scores' spread
+
+
+def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
+    """Train, and return the exit code."""
+    options = cast("RewardOptions", config.options)
+
+    # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group.
+    comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
+    if not any(row.split == "train" and row.weight > 0 and row.pairs() for row in comparisons):
+        raise ConfigError(
+            "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
+            "collect rankings that are not all ties."
+        )
+    device = setup(config)
+    tokenizer = modeling.load_tokenizer(config.model)
+    truncation = data.Truncation()
+    train, held_out = (
+        data.group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
+        for split in ("train", "held_out")
+    )
+
+    # 2. The model, and where an earlier attempt left it.
+    model = reward_model.new_reward_model(config, device, tokenizer)
+    optimizer = optim.build(model.parameters(), options.optim)
+    done, _ = checkpoint.resume(run_dir, {"reward": model}, {"reward": optimizer})
+    metrics = MetricsFile(run_dir)
+
+    # 3. Train.
+    steps = data.plan(len(train), options.optim, config.seed)
+    each = data.steps_per_epoch(len(train), options.optim)
+    for step, items in enumerate(steps[done:], start=done + 1):
+        started = time.perf_counter()
+        groups = [train[i] for i in items]
+        step_weight = sum(group.weight for group in groups)
+        loss, accuracy, margin, tokens = 0.0, 0.0, 0.0, 0
+        for part in data.micro_batches([group.size for group in groups], options.optim.tokens_per_forward):
+            rows = [groups[i] for i in part]
+            batch = data.collate([s for group in rows for s in group.sequences], tokenizer.pad_token_id, device.device)
+            pairs, weights = data.pair_tensors(rows, step_weight, device.device)
+            with device.autocast():
+                scores = model(batch)
+            part_loss = pairwise_reward_loss(scores, pairs, weights)
+            torch.autograd.backward(part_loss)
+            difference = scores.detach()[pairs] @ torch.tensor([1.0, -1.0], device=device.device)
+            loss += part_loss.item()
+            accuracy += (weights * (difference > 0)).sum().item()
+            margin += (weights * difference).sum().item()
+            tokens += batch.tokens
+        rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
+
+        # 4. Tell, watch, save.
+        watched: dict[str, float] = {}
+        if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+            watched = judge(held_out, score_groups(model, held_out, options.optim.tokens_per_forward, device))
+        metrics.write(
+            step,
+            total_steps=len(steps),
+            epoch=step / each,
+            loss=loss,
+            accuracy=accuracy,
+            margin=margin,
+            **watched,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
+            peak_memory_mb=device.peak_memory_mb(),
+        )
+        if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+            checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer})
+        if stop.requested:
+            return EXIT_STOPPED
+
+    # 5. Merge, normalise and judge: what is judged is what will be saved.
+    model.merge(device.dtype)
+    demonstrations = run_dir / "data" / "demonstrations.jsonl"
+    references = [
+        data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)[0]
+        for row in (read_demonstrations(demonstrations) if demonstrations.exists() else [])
+        if row.split == "train"
+    ]
+    answers = [sequence for group in train for sequence in group.sequences]
+    normalise(model, references, answers, options.optim.tokens_per_forward, device)
+    summary: dict[str, object] = {
+        "headline": f"A reward model from {len(train)} prompts, with no held-out rankings to judge it by.",
+        "train_prompts": len(train),
+        "train_pairs": sum(len(group.pairs) for group in train),
+        "held_out_prompts": len(held_out),
+        "held_out_pairs": sum(len(group.pairs) for group in held_out),
+        "normalised_on": "demonstrations" if references else "training answers",
+        "raw_mean": float(model.mean),
+        "raw_std": float(model.std),
+        "truncated_prompts": truncation.prompts,
+        "truncated_completions": truncation.completions,
+    }
+    if held_out:
+        scores = score_groups(model, held_out, options.optim.tokens_per_forward, device)
+        summary |= judge(held_out, scores)
+        low, high = ratio_interval(*hits(held_out, scores), seed=config.seed)
+        summary |= {"held_out_accuracy_interval": [low, high], "length_only_accuracy": length_only(train, held_out)}
+        summary["headline"] = (
+            f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
+            f"{summary['held_out_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
+            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}."
+        )
+
+    # 6. Save and report.
+    checkpoint.write_final(run_dir, lambda folder: reward_model.save_reward(model, folder, config.max_length))
+    report.write(run_dir, config, summary)
+    return EXIT_DONE
+
+
+def score_groups(
+    model: reward_model.RewardModel, groups: Sequence[data.Group], tokens_per_forward: int, device: Device
+) -> list[torch.Tensor]:
+    """Return the scores (K,) of each group's completions."""
+    sequences = [sequence for group in groups for sequence in group.sequences]
+    with device.autocast():
+        scores = reward_model.score(model, sequences, tokens_per_forward)
+    return list(torch.split(scores, [len(group.sequences) for group in groups]))
+
+
+def normalise(
+    model: reward_model.RewardModel,
+    references: Sequence[data.Sequence],
+    answers: Sequence[data.Sequence],
+    tokens_per_forward: int,
+    device: Device,
+) -> None:
+    """Set the model's mean and std, so that reference answers score 0 on average (InstructGPT, 3.5).
+
+    The mean is that of `references`, the labelers' demonstrations, or of `answers`, the training completions, where
+    there are none. The std is that of `answers`: demonstrations are alike, and what PPO will score are samples.
+    At most `NORMALISER_ANSWERS` of either, evenly spread, are scored.
+    """
+
+    def raw(sequences: Sequence[data.Sequence]) -> torch.Tensor:
+        stride = -(-len(sequences) // NORMALISER_ANSWERS)
+        with device.autocast():
+            return reward_model.score(model, sequences[::stride], tokens_per_forward)
+
+    of_answers = raw(answers)
+    mean = raw(references).mean() if references else of_answers.mean()
+    model.mean.copy_(mean)
+    model.std.copy_(of_answers.std(correction=0).clamp_min(1e-6))
+
+
+def judge(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Return the held-out figures: loss as in training, share of pairs ranked right, mean score difference of pairs."""
+    pairs, weights = data.pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
+    flat = torch.cat(list(scores))
+    right, counted = hits(groups, scores)
+    return {
+        "held_out_loss": pairwise_reward_loss(flat, pairs, weights).item(),
+        "held_out_accuracy": sum(right) / sum(counted),
+        "held_out_margin": (weights * (flat[pairs[:, 0]] - flat[pairs[:, 1]])).sum().item(),
+    }
+
+
+def hits(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
+    """Return, per prompt, the weight of pairs ranked right (equal scores count half) and of all pairs."""
+    right: dict[tuple[Message, ...], float] = {}
+    counted: dict[tuple[Message, ...], float] = {}
+    for group, values in zip(groups, scores, strict=True):
+        for (better, worse), weight in zip(group.pairs, group.pair_weights, strict=True):
+            difference = float(values[better] - values[worse])
+            hit = 0.5 if difference == 0 else float(difference > 0)
+            right[group.messages] = right.get(group.messages, 0.0) + weight * hit
+            counted[group.messages] = counted.get(group.messages, 0.0) + weight
+    return list(right.values()), list(counted.values())
+
+
+def length_only(train: Sequence[data.Group], held_out: Sequence[data.Group]) -> float:
+    """Return the held-out accuracy of preferring the longer answer, or the shorter if the training pairs do."""
+
+    def accuracy(groups: Sequence[data.Group], sign: int) -> float:
+        lengths = [torch.tensor([sign * len(s.completion) for s in group.sequences]) for group in groups]
+        right, counted = hits(groups, lengths)
+        return sum(right) / sum(counted)
+
+    return accuracy(held_out, 1 if accuracy(train, 1) >= 0.5 else -1)
