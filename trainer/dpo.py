@@ -55,51 +55,51 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     train_reference, held_out_reference = reference[: len(train)], reference[len(train) :]
     optimizer = optim.build(model.parameters(), options.optim)
     done, _ = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
-    metrics = MetricsFile(run_dir)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
     each = data.steps_per_epoch(len(train), options.optim)
-    for step, items in enumerate(steps[done:], start=done + 1):
-        started = time.perf_counter()
-        step_weight = sum(train[i].weight for i in items)
-        totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_logp", "rejected_logp"), 0.0)
-        tokens = 0
-        for part in data.micro_batches([train[i].size for i in items], options.optim.tokens_per_forward):
-            groups = [train[items[i]] for i in part]
-            before = torch.cat([train_reference[items[i]] for i in part]).to(device.device)
-            batch = data.collate([s for group in groups for s in group.sequences], pad_id, device.device)
-            pairs, weights = data.pair_tensors(groups, step_weight, device.device)
-            with device.autocast():
-                logps = modeling.completion_logps(model, batch).sum(dim=1)
-            loss, part_totals = pair_loss(logps, before, pairs, weights, options.beta)
-            torch.autograd.backward(loss)
-            totals = {key: value + part_totals[key] for key, value in totals.items()}
-            tokens += batch.tokens
-        if step == 1:
-            check_first_loss(totals["loss"], device)
-        rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
+    with MetricsFile(run_dir) as metrics:
+        for step, items in enumerate(steps[done:], start=done + 1):
+            started = time.perf_counter()
+            step_weight = sum(train[i].weight for i in items)
+            totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_logp", "rejected_logp"), 0.0)
+            tokens = 0
+            for part in data.micro_batches([train[i].size for i in items], options.optim.tokens_per_forward):
+                groups = [train[items[i]] for i in part]
+                before = torch.cat([train_reference[items[i]] for i in part]).to(device.device)
+                batch = data.collate([s for group in groups for s in group.sequences], pad_id, device.device)
+                pairs, weights = data.pair_tensors(groups, step_weight, device.device)
+                with device.autocast():
+                    logps = modeling.completion_logps(model, batch).sum(dim=1)
+                loss, part_totals = pair_loss(logps, before, pairs, weights, options.beta)
+                torch.autograd.backward(loss)
+                totals = {key: value + part_totals[key] for key, value in totals.items()}
+                tokens += batch.tokens
+            if step == 1:
+                check_first_loss(totals["loss"], device)
+            rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
 
-        # 4. Tell, watch, save.
-        watched: dict[str, float] = {}
-        if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-            watched = judge(model, held_out, held_out_reference, pad_id, options, device)
-        metrics.write(
-            step,
-            total_steps=len(steps),
-            epoch=step / each,
-            **totals,
-            **watched,
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens=tokens,
-            tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
-            peak_memory_mb=device.peak_memory_mb(),
-        )
-        if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-            checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
-        if stop.requested:
-            return EXIT_STOPPED
+            # 4. Tell, watch, save.
+            watched: dict[str, float] = {}
+            if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+                watched = judge(model, held_out, held_out_reference, pad_id, options, device)
+            metrics.write(
+                step,
+                total_steps=len(steps),
+                epoch=step / each,
+                **totals,
+                **watched,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
+                peak_memory_mb=device.peak_memory_mb(),
+            )
+            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
+            if stop.requested:
+                return EXIT_STOPPED
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
     model = modeling.merge_lora(model).to(device.dtype)

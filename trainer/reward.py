@@ -49,53 +49,55 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     model = reward_model.new_reward_model(config, device, tokenizer)
     optimizer = optim.build(model.parameters(), options.optim)
     done, _ = checkpoint.resume(run_dir, {"reward": model}, {"reward": optimizer})
-    metrics = MetricsFile(run_dir)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
     each = data.steps_per_epoch(len(train), options.optim)
-    for step, items in enumerate(steps[done:], start=done + 1):
-        started = time.perf_counter()
-        groups = [train[i] for i in items]
-        step_weight = sum(group.weight for group in groups)
-        loss, accuracy, margin, tokens = 0.0, 0.0, 0.0, 0
-        for part in data.micro_batches([group.size for group in groups], options.optim.tokens_per_forward):
-            rows = [groups[i] for i in part]
-            batch = data.collate([s for group in rows for s in group.sequences], tokenizer.pad_token_id, device.device)
-            pairs, weights = data.pair_tensors(rows, step_weight, device.device)
-            with device.autocast():
-                scores = model(batch)
-            part_loss = pairwise_reward_loss(scores, pairs, weights)
-            torch.autograd.backward(part_loss)
-            difference = scores.detach()[pairs] @ torch.tensor([1.0, -1.0], device=device.device)
-            loss += part_loss.item()
-            accuracy += (weights * (difference > 0)).sum().item()
-            margin += (weights * difference).sum().item()
-            tokens += batch.tokens
-        rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
+    with MetricsFile(run_dir) as metrics:
+        for step, items in enumerate(steps[done:], start=done + 1):
+            started = time.perf_counter()
+            groups = [train[i] for i in items]
+            step_weight = sum(group.weight for group in groups)
+            loss, accuracy, margin, tokens = 0.0, 0.0, 0.0, 0
+            for part in data.micro_batches([group.size for group in groups], options.optim.tokens_per_forward):
+                rows = [groups[i] for i in part]
+                batch = data.collate(
+                    [s for group in rows for s in group.sequences], tokenizer.pad_token_id, device.device
+                )
+                pairs, weights = data.pair_tensors(rows, step_weight, device.device)
+                with device.autocast():
+                    scores = model(batch)
+                part_loss = pairwise_reward_loss(scores, pairs, weights)
+                torch.autograd.backward(part_loss)
+                difference = scores.detach()[pairs] @ torch.tensor([1.0, -1.0], device=device.device)
+                loss += part_loss.item()
+                accuracy += (weights * (difference > 0)).sum().item()
+                margin += (weights * difference).sum().item()
+                tokens += batch.tokens
+            rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
 
-        # 4. Tell, watch, save.
-        watched: dict[str, float] = {}
-        if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-            watched = judge(held_out, score_groups(model, held_out, options.optim.tokens_per_forward, device))
-        metrics.write(
-            step,
-            total_steps=len(steps),
-            epoch=step / each,
-            loss=loss,
-            accuracy=accuracy,
-            margin=margin,
-            **watched,
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens=tokens,
-            tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
-            peak_memory_mb=device.peak_memory_mb(),
-        )
-        if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-            checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer})
-        if stop.requested:
-            return EXIT_STOPPED
+            # 4. Tell, watch, save.
+            watched: dict[str, float] = {}
+            if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+                watched = judge(held_out, score_groups(model, held_out, options.optim.tokens_per_forward, device))
+            metrics.write(
+                step,
+                total_steps=len(steps),
+                epoch=step / each,
+                loss=loss,
+                accuracy=accuracy,
+                margin=margin,
+                **watched,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
+                peak_memory_mb=device.peak_memory_mb(),
+            )
+            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer})
+            if stop.requested:
+                return EXIT_STOPPED
 
     # 5. Merge, normalise and judge: what is judged is what will be saved.
     model.merge(device.dtype)

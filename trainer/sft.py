@@ -43,51 +43,51 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     model = modeling.load_trainable(config, device)
     optimizer = optim.build(model.parameters(), options.optim)
     done, _ = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
-    metrics = MetricsFile(run_dir)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
     each = data.steps_per_epoch(len(train), options.optim)
-    for step, items in enumerate(steps[done:], start=done + 1):
-        started = time.perf_counter()
-        # The mean is over the completion tokens of the whole step, however it is split into forwards.
-        step_tokens = sum(train[i].weight * len(sequences[i].completion) for i in items)
-        loss, tokens = 0.0, 0
-        sizes = [(1, sequences[i].length) for i in items]
-        for part in data.micro_batches(sizes, options.optim.tokens_per_forward):
-            rows = [items[i] for i in part]
-            batch = data.collate([sequences[i] for i in rows], tokenizer.pad_token_id, device.device)
-            weights = torch.tensor([train[i].weight / step_tokens for i in rows], device=device.device)
-            with device.autocast():
-                logps = modeling.completion_logps(model, batch)
-            part_loss = sft_loss(logps, batch.completion_mask, weights)
-            torch.autograd.backward(part_loss)
-            loss += part_loss.item()
-            tokens += batch.tokens
-        rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
+    with MetricsFile(run_dir) as metrics:
+        for step, items in enumerate(steps[done:], start=done + 1):
+            started = time.perf_counter()
+            # The mean is over the completion tokens of the whole step, however it is split into forwards.
+            step_tokens = sum(train[i].weight * len(sequences[i].completion) for i in items)
+            loss, tokens = 0.0, 0
+            sizes = [(1, sequences[i].length) for i in items]
+            for part in data.micro_batches(sizes, options.optim.tokens_per_forward):
+                rows = [items[i] for i in part]
+                batch = data.collate([sequences[i] for i in rows], tokenizer.pad_token_id, device.device)
+                weights = torch.tensor([train[i].weight / step_tokens for i in rows], device=device.device)
+                with device.autocast():
+                    logps = modeling.completion_logps(model, batch)
+                part_loss = sft_loss(logps, batch.completion_mask, weights)
+                torch.autograd.backward(part_loss)
+                loss += part_loss.item()
+                tokens += batch.tokens
+            rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
 
-        # 4. Tell, watch, save.
-        watched = {}
-        if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-            watched["held_out_loss"] = held_out_loss(
-                model, held_out_sequences, tokenizer.pad_token_id, options.optim.tokens_per_forward, device
+            # 4. Tell, watch, save.
+            watched = {}
+            if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+                watched["held_out_loss"] = held_out_loss(
+                    model, held_out_sequences, tokenizer.pad_token_id, options.optim.tokens_per_forward, device
+                )
+            metrics.write(
+                step,
+                total_steps=len(steps),
+                epoch=step / each,
+                loss=loss,
+                **watched,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
+                peak_memory_mb=device.peak_memory_mb(),
             )
-        metrics.write(
-            step,
-            total_steps=len(steps),
-            epoch=step / each,
-            loss=loss,
-            **watched,
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens=tokens,
-            tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
-            peak_memory_mb=device.peak_memory_mb(),
-        )
-        if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-            checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
-        if stop.requested:
-            return EXIT_STOPPED
+            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
+            if stop.requested:
+                return EXIT_STOPPED
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
     model = modeling.merge_lora(model).to(device.dtype)
