@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from celery import Celery
+from kombu import pools
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 GPU_QUEUE = "gpu"
 DEFAULT_QUEUE = "default"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
 def broker_url(redis_url: str) -> str:
@@ -31,7 +33,7 @@ def broker_url(redis_url: str) -> str:
 
 def make_celery() -> Celery:
     """Return the Celery application, configured from the settings."""
-    redis_url = get_settings().redis_url or "redis://127.0.0.1:6379/0"
+    redis_url = get_settings().redis_url or DEFAULT_REDIS_URL
     application = Celery("plackett", broker=broker_url(redis_url), include=["app.worker.tasks"])
     application.conf.update(
         accept_content=["json"],
@@ -55,6 +57,13 @@ def make_celery() -> Celery:
 
 
 celery = make_celery()
+
+
+def reset_broker() -> None:
+    """Follow a `REDIS_URL` that has changed since this module was imported."""
+    celery.conf.update(broker_url=broker_url(get_settings().redis_url or DEFAULT_REDIS_URL))
+    pools.reset()  # closes the connections to the old one
+    vars(celery).pop("amqp", None)  # a cached property, which holds on to its pool
 
 
 def worker_command(queue: str) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
-from app import db, migrate
+from app import db, migrate, queue
 from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.embedded.redis import RedisServer
@@ -97,13 +98,13 @@ def _redis_server(_server_folder: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an empty Redis, which the settings name."""
-    import redis
-
+    """The URL of an empty Redis, which the settings name and `app.queue` sends to."""
     monkeypatch.setenv("REDIS_URL", _redis_server.url)
     get_settings.cache_clear()
+    queue.reset_broker()
     with redis.Redis.from_url(_redis_server.url) as client:
         client.flushall()
         yield _redis_server.url
-        client.flushall()
+    monkeypatch.delenv("REDIS_URL")
     get_settings.cache_clear()
+    queue.reset_broker()

@@ -59,9 +59,7 @@ def read_or_make_secret(path: Path) -> str:
         return path.read_text().strip()
     except FileNotFoundError:
         secret = secrets.token_urlsafe(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secret + "\n")
+        write_private(path, secret + "\n")
         return secret
 
 
@@ -98,6 +96,16 @@ def exclusive(var: Path) -> Iterator[None]:
         yield
 
 
+def write_private(path: Path, content: str) -> None:
+    """Write a file of mode 0600, complete or not at all."""
+    aside = path.with_name(path.name + ".new")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+    aside.replace(path)
+
+
 def process_start(pid: int) -> str | None:
     """Return the kernel's start time of a process, which tells it from a later one with the same id; None if gone.
 
@@ -108,6 +116,18 @@ def process_start(pid: int) -> str | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
+
+
+def is_held(var: Path) -> bool:
+    """Return whether some process holds the data folder now."""
+    try:
+        with (var / "run" / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 class ProcessRecord:
@@ -151,6 +171,4 @@ class ProcessRecord:
         return sorted(alive)
 
     def _write(self) -> None:
-        aside = self._path.with_suffix(".new")
-        aside.write_text(json.dumps(self._entries))
-        aside.replace(self._path)
+        write_private(self._path, json.dumps(self._entries))

@@ -90,8 +90,12 @@ class ChildProcess:
             self._process.send_signal(self.stop_signal)
 
     def stop(self) -> bool:
-        """Stop it and wait; return False if it had to be killed (with all of its session's group)."""
+        """Stop it and wait; return False if it had to be killed."""
         self.ask_to_stop()
+        return self.wait_or_kill()
+
+    def wait_or_kill(self) -> bool:
+        """Wait for the end that was asked for; return False if it (with its process group) had to be killed."""
         gentle = self.wait(self.stop_seconds)
         if not gentle:
             with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,191 @@
+"""The command line: `plackett COMMAND`. Each command calls one function of the code below it.
+
+Imports stand inside the commands, against our habit, so that `plackett --help` answers at once: SQLAlchemy, Celery and
+FastAPI together take most of a second to load. They point downwards all the same, which import-linter checks.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from app.errors import InvalidInputError, PlackettError
+from app.settings import Settings, get_settings
+
+app = typer.Typer(
+    help="Human preferences in, aligned models out, every week.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # they may hold a password
+)
+console = Console(highlight=False)
+
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on; default PLACKETT_HOST, else 127.0.0.1.")]
+PortOption = Annotated[int | None, typer.Option(help="Port to listen on; default PLACKETT_PORT, else 8000; 0: any.")]
+WorkersOption = Annotated[int, typer.Option("--web-workers", min=1, help="Number of web processes.")]
+VarOption = Annotated[Path | None, typer.Option("--var", help="Data folder; default PLACKETT_VAR, else ./var.")]
+
+
+class Queue(StrEnum):
+    """The two queues a worker can serve."""
+
+    DEFAULT = "default"
+    GPU = "gpu"
+
+
+class _StopOnce:
+    """The first SIGINT, SIGTERM or SIGHUP interrupts; the stack is stopping then, and later ones change nothing."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked = True
+            raise KeyboardInterrupt
+
+
+@app.command()
+def up(host: HostOption = None, port: PortOption = None, web_workers: WorkersOption = 1, var: VarOption = None) -> None:
+    """Start everything on this machine: databases, web pages, workers, schedule. Ctrl-C stops it."""
+    from app.embedded.stack import Stack
+
+    settings = _settings(host=host, port=port, var=var)
+    stop = _StopOnce()
+    stack = Stack(settings, web_workers=web_workers, report=lambda sentence: console.print(sentence, style="dim"))
+    try:
+        with stack:
+            console.print(f"\n[bold]{stack.url}[/bold]  Plackett is running. Ctrl-C stops it.")
+            console.print(f"Data is in {settings.var}, logs are in {settings.var / 'log'}.")
+            console.print("`plackett create-admin` makes the first account.\n", style="dim")
+            stack.wait()
+    except KeyboardInterrupt:
+        if not stop.asked:
+            raise
+    if stack.failure:
+        raise PlackettError(stack.failure)
+    console.print("Stopped.")
+
+
+@app.command()
+def serve(
+    host: HostOption = None,
+    port: PortOption = None,
+    web_workers: WorkersOption = 1,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that is bound already.")] = None,
+) -> None:
+    """Start the web server alone; DATABASE_URL and REDIS_URL name the servers it uses."""
+    from app.embedded import access, web
+
+    settings = _settings(host=host, port=port)
+    access.require_services(settings)
+    bound = web.bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
+    if not web.serve(bound, web_workers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(queue: Annotated[Queue, typer.Option(help="Which queue to serve.")] = Queue.DEFAULT) -> None:
+    """Start a worker. The GPU queue trains, evaluates and samples, one run at a time."""
+    from app.embedded import access
+    from app.queue import worker_command
+
+    access.require_services(_settings())
+    _become(worker_command(queue))
+
+
+@app.command()
+def beat() -> None:
+    """Start the clock that asks, again and again, what is due. Two of them do no harm."""
+    from app.embedded import access
+    from app.embedded.folder import make_var
+    from app.queue import beat_command
+
+    settings = _settings()
+    access.require_services(settings)
+    _become(beat_command(make_var(settings.var) / "run" / "beat"))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from app.embedded import access
+
+    with access.database_for_command(_settings()):
+        console.print("The database has the newest schema.")
+
+
+@app.command("create-admin")
+def create_admin(
+    email: Annotated[str, typer.Option(prompt="E-mail", help="The address to sign in with.")],
+    name: Annotated[str, typer.Option(prompt="Name", help="The name others see.")],
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking.")
+    ] = False,
+) -> None:
+    """Make an account with all rights. There is none until you do: no account comes with Plackett."""
+    from app import db
+    from app.embedded import access
+    from app.services import accounts
+
+    password = (
+        sys.stdin.readline().rstrip("\r\n")
+        if password_stdin
+        else typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    )
+    with access.database_for_command(_settings()), db.transaction() as session:
+        accounts.create_admin(session, email, name, password)
+    console.print(f"{email} can sign in now, as an admin.")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"plackett {importlib.metadata.version('plackett')}")
+
+
+def _settings(*, host: str | None = None, port: int | None = None, var: Path | None = None) -> Settings:
+    """Return the settings, with what the command line says put on top of the environment for us and our children."""
+    from pydantic import ValidationError
+
+    for field, value in (("HOST", host), ("PORT", port), ("VAR", var and var.absolute())):
+        if value is not None:
+            os.environ[f"PLACKETT_{field}"] = str(value)
+    get_settings.cache_clear()
+    try:
+        return get_settings()
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PlackettError(f"A setting in the environment or in .env cannot be used ({problems}).") from None
+
+
+def _become(command: list[str]) -> None:
+    """Replace this process by the command, so that signals reach it without a go-between."""
+    os.execv(command[0], command)  # noqa: S606  (no shell is wanted)
+
+
+def main() -> None:
+    """Run the command line; an expected error becomes its sentence on stderr and exit status 1."""
+    try:
+        app()
+    except PlackettError as error:
+        sys.stderr.write(f"{error}\n")
+        if isinstance(error, InvalidInputError):
+            sys.stderr.writelines(f"  {line}\n" for line in error.details)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
