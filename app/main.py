@@ -1,0 +1,107 @@
+"""The web application: every router, the layers around them, and the refusal to start with an unguarded route.
+
+Run it with `plackett up`, or `uvicorn app.main:app` where PostgreSQL is set up already.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.auth import GUARDS
+from app.error_pages import HANDLERS
+from app.middleware import BodyLimit, Envelope
+from app.settings import get_settings
+from app.static_files import CachedStaticFiles
+
+ROUTERS = (
+    "app.routes.health",
+    "app.routes.home",
+    "app.routes.auth",
+    "app.routes.people",
+    "app.routes.reference",
+    "app.routes.projects",
+    "app.routes.imports",
+    "app.routes.tasks",
+    "app.routes.work",
+    "app.routes.labeling",
+    "app.routes.demonstrations",
+    "app.routes.snapshots",
+    "app.routes.runs",
+    "app.routes.registry",
+    "app.routes.models",
+    "app.routes.tokens",
+    "app.api.v1",
+)
+
+PUBLIC = frozenset(
+    {
+        "/",
+        "/livez",
+        "/readyz",
+        "/sign-in",
+        "/invite/{token}",
+        "/static",
+        "/api/docs",
+        "/api/openapi.json",
+    }
+)
+"""Routes that strangers may use. Everything else carries a guard of `app.auth`."""
+
+IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import")
+
+
+def create_app() -> FastAPI:
+    """Return the application, configured from the settings; raise if a route is neither guarded nor public."""
+    settings = get_settings()
+    app = FastAPI(
+        title="Plackett",
+        version="1",
+        description="Human preferences, ready for training.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        redirect_slashes=False,
+        exception_handlers=HANDLERS,  # type: ignore[arg-type]  # FastAPI's type asks for async handlers or Any
+    )
+    for name in ROUTERS:
+        if importlib.util.find_spec(name):
+            app.include_router(importlib.import_module(name).router)
+    app.mount("/static", CachedStaticFiles(), name="static")
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit=settings.max_form_bytes, larger=((IMPORT_PATHS, settings.max_import_bytes),))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
+    app.add_middleware(Envelope, https=settings.secure_cookies)
+    refuse_unguarded(app)
+    return app
+
+
+def refuse_unguarded(app: FastAPI) -> None:
+    """Raise if any route is open to strangers without standing in `PUBLIC`. Deny by default, checked at each start."""
+    for context in iter_route_contexts(app.routes):
+        if context.path not in PUBLIC and not is_guarded(context):
+            raise RuntimeError(f"{context.path} has no guard: give it SignedIn, ReviewerUser, AdminUser or ApiCaller.")
+
+
+def is_guarded(context: RouteContext) -> bool:
+    """Return whether one of the route's dependencies, at any depth, is a guard."""
+    dependant = getattr(context, "dependant", None)
+    return isinstance(dependant, Dependant) and any(call in GUARDS for call in _calls(dependant))
+
+
+def _calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
+    for inner in dependant.dependencies:
+        if inner.call is not None:
+            yield inner.call
+        yield from _calls(inner)
+
+
+app = create_app()

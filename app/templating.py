@@ -1,0 +1,161 @@
+"""Turning templates into pages: strict undefined names, escaping always on, contexts that are frozen dataclasses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import nh3
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse
+
+import templates
+from app.done import DONE
+from app.services.access import Viewer
+
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class NavItem:
+    """One entry of the top bar."""
+
+    label: str
+    path: str
+    current: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `base.html` needs on every page. `user` is None, and `csrf_token` empty, for a stranger."""
+
+    user: Viewer | None
+    csrf_token: str
+    path: str
+    nav: tuple[NavItem, ...]
+    done: str | None
+    request_id: str
+
+
+_NAV = {
+    "labeler": (("Work", "/work"),),
+    "reviewer": (("Work", "/work"), ("Projects", "/projects")),
+    "admin": (("Projects", "/projects"), ("Work", "/work"), ("People", "/people")),
+}
+
+
+def render(
+    request: Request,
+    name: str,
+    context: object | None = None,
+    status: int = 200,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """Return the page `templates/NAME`, filled from a frozen dataclass instance, as a response."""
+    return HTMLResponse(render_text(request, name, context), status_code=status, headers=headers)
+
+
+def render_text(request: Request, name: str, context: object | None = None) -> str:
+    """Return what `render` sends, as text. A template sees the context's fields, and `layout`."""
+    values: dict[str, Any] = {}
+    if context is not None:
+        if not is_dataclass(context) or isinstance(context, type):
+            raise TypeError(f"A template's context is a dataclass instance, not {type(context).__name__}.")
+        values = {field.name: getattr(context, field.name) for field in fields(context)}
+    return environment().get_template(name).render(values, layout=layout(request))
+
+
+def layout(request: Request) -> Layout:
+    """Return the layout's values; `app.auth` has left the signed-in user on the request, if there is one."""
+    user: Viewer | None = getattr(request.state, "viewer", None)
+    path = request.url.path
+    items = _NAV[user.role] if user else ()
+    return Layout(
+        user=user,
+        csrf_token=getattr(request.state, "csrf_token", None) or "",
+        path=path,
+        nav=tuple(NavItem(label, to, path == to or path.startswith(to + "/")) for label, to in items),
+        done=DONE.get(request.query_params.get("done", "")),
+        request_id=getattr(request.state, "request_id", ""),
+    )
+
+
+def redirect(path: str, *, done: str | None = None) -> RedirectResponse:
+    """Send the browser to a path of ours with GET, where the sentence `done` (a key of `app.done.DONE`) is shown."""
+    if done is not None:
+        if done not in DONE:
+            raise KeyError(f"{done!r} is no key of app.done.DONE")
+        parts = urlsplit(path)
+        query = [(key, value) for key, value in parse_qsl(parts.query) if key != "done"]
+        path = parts._replace(query=urlencode([*query, ("done", done)])).geturl()
+    return RedirectResponse(path, status_code=303)
+
+
+def is_htmx(request: Request) -> bool:
+    """Return whether htmx asks for a fragment; a page it restores from the history must be whole."""
+    return "hx-request" in request.headers and "hx-history-restore-request" not in request.headers
+
+
+def static_url(name: str) -> str:
+    """Return the address of a file in `app/static`, with a hash of its content, so that browsers may keep it."""
+    return f"/static/{name}?v={static_hash(name)}"
+
+
+@lru_cache(maxsize=256)
+def static_hash(name: str) -> str:
+    """Return the first 12 hex digits of the file's SHA-256."""
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_TAGS = {
+    *("p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"),
+    *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+def markdown(text: str) -> Markup:
+    """Return Markdown as safe HTML: raw HTML is shown as text, and only plain elements and web links survive.
+
+    No images: a picture from elsewhere would tell its owner who reads which page when.
+    """
+    clean = nh3.clean(
+        _MARKDOWN.render(text),
+        tags=_TAGS,
+        attributes={"a": {"href"}},
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener nofollow",
+    )
+    return Markup(clean)  # noqa: S704  (the only HTML made from input; nh3's allow-list has just been over it)
+
+
+def when(moment: datetime) -> Markup:
+    """Return a moment as a <time> element, in UTC."""
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.isoformat(timespec="seconds"), f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+    )
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Return the one Jinja environment. `autoescape=True` holds for every template, whatever its name ends with."""
+    env = Environment(
+        loader=FileSystemLoader(Path(templates.__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters.update(markdown=markdown, when=when)
+    env.globals.update(static_url=static_url)
+    return env
