@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot, User
+from app.models import ModelVersion, Project, Run, Snapshot, User
+from app.services import audit
 from trainer.records import RecordError, file_sha256, verify_manifest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -57,7 +58,7 @@ def register_base(session: Session, project: Project, user: User, *, name: str, 
         except IntegrityError:
             existing = _by_name(session, project.id, name)
         else:
-            _audit(session, user, "model.register", model.id, {"uri": uri})
+            audit.record(session, user, "model.registered", "model_version", model.id, uri=uri)
             return model
     if existing is not None and existing.uri == uri and existing.method == "base":
         return existing
@@ -114,7 +115,7 @@ def promote(session: Session, model: ModelVersion, user: User) -> ModelVersion:
         .values(state="promoted", promoted_at=func.clock_timestamp(), promoted_by=user.id)
     )
     session.refresh(model)
-    _audit(session, user, "model.promote", model.id, {"name": model.name})
+    audit.record(session, user, "model.promoted", "model_version", model.id, name=model.name)
     return model
 
 
@@ -187,9 +188,3 @@ def check_files(model: ModelVersion) -> None:
 
 def _by_name(session: Session, project_id: UUID, name: str) -> ModelVersion | None:
     return session.scalar(select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.name == name))
-
-
-def _audit(session: Session, user: User, action: str, model_id: UUID, detail: dict[str, Any]) -> None:
-    session.add(
-        AuditEvent(actor_id=user.id, action=action, object_type="model_version", object_id=str(model_id), detail=detail)
-    )

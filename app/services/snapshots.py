@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session, aliased
 from app.db import reading
 from app.errors import InvalidInputError, NotFoundError
 from app.models import (
-    AuditEvent,
     Completion,
     Demonstration,
     GuidelineVersion,
@@ -35,7 +34,7 @@ from app.models import (
     TaskCompletion,
     User,
 )
-from app.services import pseudonyms
+from app.services import audit, pseudonyms
 from app.settings import get_settings
 from trainer import records
 
@@ -79,11 +78,7 @@ def create(session: Session, project: Project, user: User) -> Snapshot:
     )
     session.add(snapshot)
     session.flush()
-    session.add(
-        AuditEvent(
-            actor_id=user.id, action="snapshot.create", object_type="snapshot", object_id=str(snapshot.id), detail={}
-        )
-    )
+    audit.record(session, user, "snapshot.created", "snapshot", snapshot.id)
     return snapshot
 
 

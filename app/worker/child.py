@@ -1,0 +1,122 @@
+"""The trainer as a child process: in its own session, dead when its supervisor dies, alone in its run directory.
+
+A lock file in the run directory is held by the child itself, so it is free exactly when the child is gone. A later
+attempt that finds it taken (its supervisor had stopped, the child had not) ends the old child first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+LOCK_FILE = "lock"
+LOG_FILE = "log.txt"
+UNLOCK_SECONDS = 10.0
+# The trainer needs neither the database nor the broker, so it is not told how to reach them.
+HIDDEN = ("DATABASE_URL", "REDIS_URL", "PLACKETT_")
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class FolderBusyError(OSError):
+    """Another process works in this run directory and could not be ended."""
+
+
+class Child:
+    """A started trainer. `code` is its exit status, negative for a signal, None while it runs."""
+
+    def __init__(self, command: Sequence[str], run_dir: Path) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
+        with _locked(run_dir / LOCK_FILE) as lock, (run_dir / LOG_FILE).open("ab") as log:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 # only calls prctl, loaded before the fork
+            )
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(self._process.pid))
+            lock.flush()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also its group's."""
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Exit status if the child has ended."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait at most so long for the end and return the exit status, None if it still runs."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM: the trainer saves a checkpoint and exits with 3."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the child and its own children, and wait until it is gone."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self.pid, number)
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """Return what the child runs before the trainer: ask Linux for SIGKILL when the supervisor's process ends."""
+
+    def prepare() -> None:
+        if _libc is not None:
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died before the request was in place
+                os._exit(1)
+
+    return prepare
+
+
+def _locked(path: Path) -> IO[str]:
+    """Return the lock file, locked; end the process that holds it if an earlier attempt left one behind."""
+    file = path.open("a+", encoding="ascii")
+    deadline = time.monotonic() + UNLOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise FolderBusyError(f"another process still works in {path.parent}") from None
+            file.seek(0)
+            holder = file.read().strip()
+            if holder.isdigit():
+                _kill_group(int(holder))
+            time.sleep(0.05)
+        else:
+            return file
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it ended between our look and our signal, which is what we wanted

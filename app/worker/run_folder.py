@@ -1,0 +1,134 @@
+"""A run directory as its supervisor sees it: written once before the trainer starts, then read while it works."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Prompt, Run, Snapshot
+from app.services.run_states import NewCheckpoint
+from app.services.snapshots import prompt_record
+from app.worker.child import LOG_FILE
+from trainer.config import RunConfig
+from trainer.records import RecordError, file_sha256, verify_manifest, write_jsonl, write_manifest
+
+logger = logging.getLogger(__name__)
+
+LOG_TAIL_BYTES = 16 << 10
+
+
+def prepare(session: Session, run: Run, folder: Path) -> None:
+    """Write `run.json` and `data/`. A second attempt finds the same bytes, which its checkpoints ask for.
+
+    Raises `RecordError` when the snapshot's files are missing or were changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{RunConfig.FILE}.partial"
+    aside.write_text(json.dumps(run.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(folder / RunConfig.FILE)
+    data = folder / "data"
+    if data.exists():
+        verify_manifest(data)
+        return
+    partial = folder / ".data.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    if run.snapshot_id is not None:
+        source = Path(session.get_one(Snapshot, run.snapshot_id).uri)
+        verify_manifest(source)
+        # A copy, not a link: whatever a trainer does to its own data, the snapshot stays as it was frozen.
+        shutil.copytree(source, partial)
+    else:
+        partial.mkdir()
+        chosen = session.execute(
+            select(Prompt.content_sha256, Prompt.messages, Prompt.split)
+            .where(Prompt.id.in_([UUID(item) for item in run.inputs["prompts"]]))
+            .order_by(Prompt.position)
+        )
+        rows = [prompt_record(row.content_sha256, row.messages, row.split) for row in chosen]
+        write_jsonl(partial / "prompts.jsonl", rows)
+        write_manifest(partial)
+    partial.rename(data)
+
+
+class MetricsTail:
+    """Reads what was appended to `metrics.jsonl`, whole lines only, and starts over when the file was replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._inode = 0
+        self._offset = 0
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        """Return the new lines as step → numbers; numbers that are not finite become null."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return {}
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._offset:
+                self._inode, self._offset = status.st_ino, 0
+            file.seek(self._offset)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        rows = {}
+        for line in whole.splitlines():
+            try:
+                value = json.loads(line)
+                rows[int(value.pop("step"))] = {key: _finite(item) for key, item in value.items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning("%s has a line that is no metrics: %s", self._path, error)
+        return rows
+
+
+def log_tail(folder: Path) -> str:
+    """Return the last 16 KiB of the log as text that Postgres takes; of a progress bar only its last state."""
+    try:
+        with (folder / LOG_FILE).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - LOG_TAIL_BYTES))
+            raw = file.read()
+    except FileNotFoundError:
+        return ""
+    text = raw.decode("utf-8", errors="replace").replace("\x00", "")
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return "\n".join(lines[1:] if size > LOG_TAIL_BYTES else lines)
+
+
+def last_sentence(folder: Path) -> str:
+    """Return the last line of the log that says something: where a trainer that gives up puts its reason."""
+    return next(
+        (line.strip() for line in reversed(log_tail(folder).split("\n")) if line.strip()), "It left no message."
+    )
+
+
+def new_checkpoints(folder: Path, known: set[str]) -> list[NewCheckpoint]:
+    """Return the checkpoints that are not `known` yet and whose files are what their manifests say; note them."""
+    found = []
+    for path in sorted((folder / "checkpoints").glob("step_*")):
+        if path.name in known:
+            continue
+        try:
+            verify_manifest(path)
+            digest = file_sha256(path / "manifest.json")
+        except (RecordError, FileNotFoundError) as error:
+            # The trainer keeps the last two, so an old one may vanish under our eyes; a damaged one is its to skip.
+            logger.warning("checkpoint %s is not registered: %s", path, error)
+            continue
+        known.add(path.name)
+        found.append(NewCheckpoint(int(path.name.removeprefix("step_")), str(path), digest))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,83 @@
+"""What Celery calls. Each body looks into Postgres for what is due; a message that comes late or twice does nothing.
+
+celery -A app.queue worker --queues gpu --pool solo       (see `app.queue.worker_command`)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from functools import partial
+from threading import Event
+from typing import Any
+from uuid import UUID
+
+from celery.signals import heartbeat_sent, worker_shutting_down
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import after_commit, transaction
+from app.queue import GPU_QUEUE, celery, ring
+from app.services import access, assignments, run_states, workers
+from app.settings import get_settings
+from app.worker.supervise import supervise
+
+logger = logging.getLogger(__name__)
+
+WORKER = f"{socket.gethostname()}:{os.getpid()}"
+SEEN_SECONDS = 15.0
+
+_draining = Event()
+_last_seen = 0.0
+
+
+@celery.task(name="plackett.run")
+def run(run_id: str) -> None:
+    """Supervise a run through one attempt, if it is still to be taken."""
+    try:
+        wanted = UUID(run_id)
+    except ValueError:
+        logger.exception("a message names no run and is dropped")
+        return
+    supervise(wanted, WORKER, _draining)
+
+
+@celery.task(name="plackett.tick")
+def tick() -> None:
+    """Do what is due: end leases that are over, ring again for queued runs, end old assignments and sessions."""
+    settings = get_settings()
+    with transaction() as session:
+        run_states.expire_leases(session, settings.run_retry_seconds)
+        for run_id in run_states.take_for_dispatch(session):
+            after_commit(session, partial(ring, "plackett.run", GPU_QUEUE, str(run_id)))
+    with transaction() as session:
+        assignments.expire_due(session)
+    with transaction() as session:
+        access.discard_ended_sessions(session)
+        workers.forget_old(session)
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    """A worker that was asked to stop lets its trainer save a checkpoint and gives the run back."""
+    _draining.set()
+
+
+@heartbeat_sent.connect
+def _note_alive(**_: Any) -> None:
+    """Celery's own heartbeat of an idle worker, every few seconds; a busy one is noted by its supervisor."""
+    global _last_seen  # noqa: PLW0603 # one process, one clock
+    now = time.monotonic()
+    if now - _last_seen < SEEN_SECONDS or not _serves_gpu_queue():
+        return
+    _last_seen = now
+    try:
+        with transaction() as session:
+            workers.seen(session, WORKER)
+    except SQLAlchemyError as error:
+        logger.warning("could not note that this worker is alive: %s", type(error).__name__)
+
+
+def _serves_gpu_queue() -> bool:
+    return GPU_QUEUE in celery.amqp.queues.consume_from
