@@ -30,16 +30,20 @@ from typing import NamedTuple
 NOISE_SCALE = 0.3
 TIE_MARGIN = 0.1
 BRIEF_FROM, BRIEF_TO, BRIEF_END = 8, 30, 60
-LONG_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
+LONG_WORD = 10
+STEM = 4
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 _ENDING = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*$")
 _CLUTTER = re.compile(r"^\s*(?:[-*•]|\d+[.)]|#+)\s|\*\*|\n", re.MULTILINE)
-_FUNCTION_WORDS = frozenset(
+_FUNCTION_TEXT = (
     "about after all also although and any are because before between briefly but can could did does else every "
     "for from get give had has have her hers him his how into its let like line made make many may more most "
     "much name need not one only other our out over say sentence sentences she short should some such suggest "
     "tell than that the their them then there these they thing things this three two want was well were what "
-    "when where which while who whom why will with without word would write you your yours".split()  # noqa: SIM905  # a column of words reads as text
+    "when where which while who whom why will with without word would write you your yours"
 )
+_FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
 
 
 class Weights(NamedTuple):
