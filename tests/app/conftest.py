@@ -1,4 +1,4 @@
-"""Browsers for the tests of the web: a stranger, users of each role, and clients that send our forms as a browser does."""
+"""Browsers for the tests of the web: strangers, users of each role, and clients that send forms as a browser does."""
 
 from __future__ import annotations
 
