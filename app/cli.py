@@ -1,7 +1,8 @@
 """The command line: `plackett COMMAND`. Each command calls one function of the code below it.
 
 Imports stand inside the commands, against our habit, so that `plackett --help` answers at once: SQLAlchemy, Celery and
-FastAPI together take most of a second to load. They point downwards all the same, which import-linter checks.
+FastAPI together take most of a second to load. They point downwards all the same, which import-linter checks. The
+settings are read before them, so that a setting that cannot be used is answered in a sentence.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ class _StopOnce:
 @app.command()
 def up(host: HostOption = None, port: PortOption = None, web_workers: WorkersOption = 1, var: VarOption = None) -> None:
     """Start everything on this machine: databases, web pages, workers, schedule. Ctrl-C stops it."""
+    settings = _settings(host=host, port=port, var=var)
     from app.embedded.stack import Stack
 
-    settings = _settings(host=host, port=port, var=var)
     stop = _StopOnce()
     stack = Stack(settings, web_workers=web_workers, report=lambda sentence: console.print(sentence, style="dim"))
+    starting = console.status("Starting; the first time takes a few seconds longer.")
     try:
-        with stack:
+        with starting, stack:
+            starting.stop()
             console.print(f"\n[bold]{stack.url}[/bold]  Plackett is running. Ctrl-C stops it.")
             console.print(f"Data is in {settings.var}, logs are in {settings.var / 'log'}.")
             console.print("`plackett create-admin` makes the first account.\n", style="dim")
@@ -87,9 +90,9 @@ def serve(
     fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that is bound already.")] = None,
 ) -> None:
     """Start the web server alone; DATABASE_URL and REDIS_URL name the servers it uses."""
+    settings = _settings(host=host, port=port)
     from app.embedded import access, web
 
-    settings = _settings(host=host, port=port)
     access.require_services(settings)
     bound = web.bind(settings.host, settings.port) if fd is None else socket.socket(fileno=fd)
     if not web.serve(bound, web_workers):
@@ -99,21 +102,22 @@ def serve(
 @app.command()
 def worker(queue: Annotated[Queue, typer.Option(help="Which queue to serve.")] = Queue.DEFAULT) -> None:
     """Start a worker. The GPU queue trains, evaluates and samples, one run at a time."""
+    settings = _settings()
     from app.embedded import access
     from app.queue import worker_command
 
-    access.require_services(_settings())
+    access.require_services(settings)
     _become(worker_command(queue))
 
 
 @app.command()
 def beat() -> None:
     """Start the clock that asks, again and again, what is due. Two of them do no harm."""
+    settings = _settings()
     from app.embedded import access
     from app.embedded.folder import make_var
     from app.queue import beat_command
 
-    settings = _settings()
     access.require_services(settings)
     _become(beat_command(make_var(settings.var) / "run" / "beat"))
 
@@ -121,9 +125,10 @@ def beat() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
+    settings = _settings()
     from app.embedded import access
 
-    with access.database_for_command(_settings()):
+    with access.database_for_command(settings):
         console.print("The database has the newest schema.")
 
 
@@ -136,6 +141,7 @@ def create_admin(
     ] = False,
 ) -> None:
     """Make an account with all rights. There is none until you do: no account comes with Plackett."""
+    settings = _settings()
     from app import db
     from app.embedded import access
     from app.services import accounts
@@ -145,7 +151,7 @@ def create_admin(
         if password_stdin
         else typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     )
-    with access.database_for_command(_settings()), db.transaction() as session:
+    with access.database_for_command(settings), db.transaction() as session:
         accounts.create_admin(session, email, name, password)
     console.print(f"{email} can sign in now, as an admin.")
 
@@ -167,8 +173,11 @@ def _settings(*, host: str | None = None, port: int | None = None, var: Path | N
     try:
         return get_settings()
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PlackettError(f"A setting in the environment or in .env cannot be used ({problems}).") from None
+        # A variable's name is its field's with our prefix; the two names without a prefix are upper-case already.
+        names = [str(problem["loc"][0]) for problem in error.errors()]
+        shown = [name if name.isupper() else f"PLACKETT_{name.upper()}" for name in names]
+        said = "; ".join(f"{name}: {problem['msg']}" for name, problem in zip(shown, error.errors(), strict=True))
+        raise PlackettError(f"A setting in the environment or in .env cannot be used ({said}).") from None
 
 
 def _become(command: list[str]) -> None:

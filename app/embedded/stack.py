@@ -138,6 +138,7 @@ class Stack:
         make_var(self._var)
         self._resources.enter_context(exclusive(self._var))
         left_over = self._record.end_left_over()
+        self._resources.callback(self._record.clear)
         if left_over:
             self._report(f"Ended what an earlier start had left running: {', '.join(left_over)}.")
         if Part.WEB in self._parts:
@@ -185,7 +186,7 @@ class Stack:
             )
             self._add(Part.WEB, child.start, lambda: child)
             self._wait_for_web(child)
-            self._report(f"The web server is ready at {self.url}.")
+            self._report("The web server is ready.")
         grace = self._settings.cancel_grace_seconds + 15
         for part, command, stop_seconds in (
             (Part.WORKER, worker_command(DEFAULT_QUEUE), 30.0),
@@ -195,7 +196,7 @@ class Stack:
             if part in self._parts:
                 worker = self._child(part, command, stop_seconds)
                 self._add(part, worker.start, lambda worker=worker: worker)  # type: ignore[misc]
-                self._report(f"{part} has started.")
+                self._report(f"The {part} process has started.")
 
     def _child(
         self, part: Part, command: Sequence[str], stop_seconds: float, descriptors: Sequence[int] = ()
