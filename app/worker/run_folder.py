@@ -85,7 +85,8 @@ class MetricsTail:
         for line in whole.splitlines():
             try:
                 value = json.loads(line)
-                rows[int(value.pop("step"))] = {key: _finite(item) for key, item in value.items()}
+                step = int(value.pop("step"))
+                rows[step] = {key: _finite(item) for key, item in value.items()}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 logger.warning("%s has a line that is no metrics: %s", self._path, error)
         return rows
