@@ -64,6 +64,11 @@ class Overview:
     skips: tuple[tuple[str, int], ...]
 
     @property
+    def without_demonstration(self) -> int:
+        """Training prompts for which nobody has been asked to write an answer."""
+        return self.prompts - self.held_out - self.demonstration.draft - self.demonstration.opened
+
+    @property
     def is_simulated(self) -> bool:
         """Whether any of the work counted here is a simulation's."""
         return any(line.is_simulated for line in self.labelers)
@@ -111,6 +116,16 @@ def overview(session: Session, project_id: UUID) -> Overview:
         labelers=_labelers(session, project_id),
         skips=_skips(session, project_id),
     )
+
+
+def answers_by_project(session: Session) -> dict[UUID, tuple[int, int]]:
+    """Return, for each project with opened tasks, how many answers are in and how many are wanted."""
+    rows = session.execute(
+        select(Task.project_id, func.sum(Task.done_count), func.sum(Task.target_overlap))
+        .where(Task.state != "draft")
+        .group_by(Task.project_id)
+    )
+    return {project_id: (done, wanted) for project_id, done, wanted in rows}
 
 
 def mine(session: Session, project_id: UUID, user: User) -> MyProgress:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from sqlalchemy import exists, func, insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError, NotFoundError
@@ -99,14 +99,6 @@ def content_sha256(messages: Sequence[Message]) -> str:
     return hashlib.sha256(canonical([asdict(message) for message in messages])).hexdigest()
 
 
-def any_unsampled(session: Session, project_id: UUID) -> bool:
-    """Return whether some prompt has no answer yet."""
-    unsampled = select(Prompt.id).where(
-        Prompt.project_id == project_id, ~exists().where(Completion.prompt_id == Prompt.id)
-    )
-    return bool(session.scalar(select(unsampled.exists())))
-
-
 def _store(session: Session, project: Project, user: User, reading: imports.Reading) -> UUID:
     # The project's row is the lock that gives each prompt its place: two imports at once come one after the other.
     projects.get(session, project.id, for_update=True)
@@ -121,7 +113,8 @@ def _store(session: Session, project: Project, user: User, reading: imports.Read
                 )
             )
         )
-    first = session.scalar(select(func.count()).where(Prompt.project_id == project.id)) or 0
+    last = session.scalar(select(func.max(Prompt.position)).where(Prompt.project_id == project.id))
+    first = 0 if last is None else last + 1
     rows = [
         {
             "project_id": project.id,

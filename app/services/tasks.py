@@ -11,7 +11,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError
-from app.models import Completion, Project, Prompt, Run, Task, TaskCompletion
+from app.models import Completion, Project, Prompt, Run, Task, TaskCompletion, User
+from app.services import audit
+from app.services.assignments import TaskKind
 from trainer.records import Sample
 
 SMALLEST_TASK = 2
@@ -95,6 +97,14 @@ def add_sampled(session: Session, run: Run, samples: list[Sample], model_version
         ],
     )
     return len(made)
+
+
+def open_tasks(session: Session, project: Project, user: User, kind: TaskKind) -> int:
+    """Open the project's tasks of one kind, on behalf of an admin, and return how many are new to labelers."""
+    opened = (open_ranking_tasks if kind == "ranking" else open_demonstration_tasks)(session, project)
+    if opened:
+        audit.record(session, user, "tasks.opened", "project", project.id, kind=kind, count=opened)
+    return opened
 
 
 def open_ranking_tasks(session: Session, project: Project) -> int:

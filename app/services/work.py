@@ -28,7 +28,10 @@ class ShownAnswer:
 
 @dataclass(frozen=True)
 class OpenTask:
-    """Everything the page of an assignment shows. `text` is a demonstration as filled in; `notice` a key of `done`."""
+    """Everything the page of an assignment shows. `text` is a demonstration as filled in.
+
+    `waiting` counts the tasks of this kind that this labeler could still take after this one, up to `progress.MANY`.
+    """
 
     assignment_id: UUID
     submit_id: UUID
@@ -42,15 +45,11 @@ class OpenTask:
     text: str
     guidelines: Guideline
     progress: MyProgress
+    waiting: int
     skip_reasons: Mapping[str, str]
     max_characters: int
     error: str | None = None
     notice: str | None = None
-
-    @property
-    def waiting(self) -> int:
-        """Tasks of this kind that still wait for this labeler, this one not counted."""
-        return self.progress.rankings_waiting if self.kind == "ranking" else self.progress.demonstrations_waiting
 
 
 def open_task(
@@ -75,6 +74,7 @@ def open_task(
         filled_ranks = rankings.stored_ranks(session, assignment) if is_ranking else {}
     if filled_text is None:
         filled_text = "" if is_ranking else demonstrations.stored_text(session, assignment) or ""
+    mine = progress.mine(session, project.id, user)
     return OpenTask(
         assignment_id=assignment.id,
         submit_id=assignment.submit_id,
@@ -87,7 +87,8 @@ def open_task(
         answers=_shown(session, assignment, filled_ranks),
         text=filled_text,
         guidelines=projects.guideline(session, assignment.guideline_version_id),
-        progress=progress.mine(session, project.id, user),
+        progress=mine,
+        waiting=mine.rankings_waiting if is_ranking else mine.demonstrations_waiting,
         skip_reasons=assignments.SKIP_REASONS,
         max_characters=demonstrations.MAX_CHARACTERS,
         error=error,
