@@ -154,7 +154,10 @@ def test_the_image_does_not_run_as_root_and_its_sources_are_let_through():
     assert "\nUSER plackett\n" in dockerfile.rpartition("\nFROM ")[2]
     allowed = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     copied = {
-        source for line in lines if line.startswith("COPY") and "--from" not in line for source in line.split()[1:-1]
+        source
+        for line in dockerfile.splitlines()
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
     }
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
