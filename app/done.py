@@ -20,6 +20,9 @@ DONE = {
     "saved": "Saved. Thank you.",
     "saved-late": "Saved, but not counted: your time for this task was over, and others have answered it since.",
     "skipped": "The task is skipped and goes to somebody else.",
+    "snapshot-ready": "The snapshot is ready. Training runs can start from it.",
+    "model-promoted": "This is now the project's active policy. The one before it is retired.",
+    "token-revoked": "The token is revoked. Whoever uses it is refused from now on.",
     "none-left": "Nothing waits for you in this project just now.",
     "is-paused": "This project is paused. Come back when it is open again.",
 }

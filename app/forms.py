@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from app.errors import InvalidInputError, PlackettError
@@ -25,6 +25,9 @@ class FormModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
+
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=1024, strip_whitespace=False), Field(repr=False)]
+"""A password as typed: its spaces count, and it shows in no repr."""
 
 M = TypeVar("M", bound=FormModel)
 

@@ -48,8 +48,14 @@ class Layout:
 
 _NAV = {
     "labeler": (("Work", "/work"),),
-    "reviewer": (("Work", "/work"), ("Projects", "/projects")),
-    "admin": (("Projects", "/projects"), ("Work", "/work"), ("People", "/people")),
+    "reviewer": (("Work", "/work"), ("Projects", "/projects"), ("Runs", "/runs")),
+    "admin": (
+        ("Projects", "/projects"),
+        ("Runs", "/runs"),
+        ("Work", "/work"),
+        ("People", "/people"),
+        ("API tokens", "/tokens"),
+    ),
 }
 
 

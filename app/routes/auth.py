@@ -14,7 +14,7 @@ from app import auth
 from app.auth import MaybeUser, SignedIn, page_router, public_page_router
 from app.db import SessionDep, transaction
 from app.errors import InvalidInputError, NotSignedInError
-from app.forms import FormModel, Submitted, blank, form_of
+from app.forms import FormModel, Secret, Submitted, blank, form_of
 from app.services import access, accounts, passwords
 from app.templating import redirect, render
 
@@ -29,7 +29,7 @@ class SignInForm(FormModel):
     """What the sign-in page asks."""
 
     email: str = Field(min_length=1, max_length=254)
-    password: str = Field(min_length=1, max_length=passwords.MAX_LENGTH, repr=False)
+    password: Secret
     next: str = ""
 
 
@@ -37,14 +37,14 @@ class RedeemForm(FormModel):
     """What an invited person enters."""
 
     name: str = Field(min_length=1, max_length=80)
-    password: str = Field(min_length=1, repr=False)
+    password: Secret
 
 
 class PasswordForm(FormModel):
     """What changing one's password takes."""
 
-    current_password: str = Field(min_length=1, repr=False)
-    new_password: str = Field(min_length=1, repr=False)
+    current_password: Secret
+    new_password: Secret
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,10 @@ def create_admin(session: Session, email: str, name: str, password: str) -> User
     """Create an admin without an invitation, for the command line; raise if the address or password will not do."""
     address, name = check_email(email), check_name(name)
     passwords.check_strength(password, "admin", email=address, name=name)
-    return _create_user(session, address, name, "admin", password, is_simulated=False, actor=None)
+    return _create_user(session, address, name, "admin", password, is_simulated=False)
 
 
-def _create_user(
-    session: Session, email: str, name: str, role: str, password: str, *, is_simulated: bool, actor: User | None
-) -> User:
+def _create_user(session: Session, email: str, name: str, role: str, password: str, *, is_simulated: bool) -> User:
     user = User(
         email=email, name=name, role=role, password_hash=passwords.hash_password(password), is_simulated=is_simulated
     )
@@ -40,7 +38,7 @@ def _create_user(
             session.add(user)
     except IntegrityError as error:
         raise ConflictError("There is an account with this e-mail address already. Sign in with it.") from error
-    audit.record(session, actor or user, "user.created", "user", user.id, role=role)
+    audit.record(session, user, "user.created", "user", user.id, role=role)
     return user
 
 
@@ -116,29 +114,30 @@ def find_invitation(session: Session, token: str) -> Invitation:
 
 
 def redeem(session: Session, token: str, name: str, password: str) -> User:
-    """Turn an invitation into an account. Of many attempts at once exactly one succeeds, the others raise GoneError."""
-    invitation = find_invitation(session, token)
+    """Turn an invitation into an account. Of many attempts at once exactly one succeeds, the others raise GoneError.
+
+    The invitation is taken before the password is hashed: the others wait for its row and cost no hash. A password that
+    will not do raises InvalidInputError; the caller's savepoint then gives the invitation back.
+    """
     name = check_name(name)
-    passwords.check_strength(password, invitation.role, email=invitation.email, name=name)
     taken = session.execute(
         update(Invitation)
         .where(
-            Invitation.id == invitation.id,
+            Invitation.token_sha256 == access.digest(token),
             Invitation.redeemed_at.is_(None),
             Invitation.expires_at > func.clock_timestamp(),
         )
         .values(redeemed_at=func.clock_timestamp())
-        .returning(Invitation.id)
+        .returning(Invitation.id, Invitation.email, Invitation.role, Invitation.is_simulated)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
         raise GoneError(_ENDED)
-    user = _create_user(
-        session, invitation.email, name, invitation.role, password, is_simulated=invitation.is_simulated, actor=None
-    )
+    passwords.check_strength(password, taken.role, email=taken.email, name=name)
+    user = _create_user(session, taken.email, name, taken.role, password, is_simulated=taken.is_simulated)
     session.execute(
         update(Invitation)
-        .where(Invitation.id == invitation.id)
+        .where(Invitation.id == taken.id)
         .values(redeemed_by=user.id)
         .execution_options(synchronize_session=False)
     )
