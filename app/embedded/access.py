@@ -13,7 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from app import db, migrate, queue
-from app.embedded.folder import exclusive, is_held, make_var
+from app.embedded.folder import ProcessRecord, exclusive, is_held, make_var
 from app.embedded.postgres import PostgresServer
 from app.errors import SetupError
 from app.settings import Settings, get_settings
@@ -82,6 +82,7 @@ def database_for_command(settings: Settings) -> Iterator[str]:
         else:
             make_var(var)
             resources.enter_context(exclusive(var))
+            ProcessRecord(var).end_left_over()  # a server that is still stopping would refuse a second one
             url = resources.enter_context(PostgresServer(var)).url
         resources.enter_context(using({"DATABASE_URL": url}))
         migrate_to_newest(url)
