@@ -6,6 +6,7 @@ whether the snapshot holds what the method learns from. The broker is only told;
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -268,6 +269,7 @@ def _create(
         config = dump_run(parse_run(config))
     except ConfigError as error:
         raise InvalidInputError(str(error)) from None
+    _require_storable(config)
     key = f"{user.id}:{dedupe_key or uuid4()}"
     values = {
         "project_id": project.id,
@@ -288,6 +290,16 @@ def _create(
     run_states.record_created(session, made)
     announce(session, made.id)
     return made
+
+
+def _require_storable(config: dict[str, Any]) -> None:
+    """Refuse the two things that Python's JSON allows and Postgres' does not."""
+    try:
+        text = json.dumps(config, allow_nan=False)
+    except ValueError:
+        raise InvalidInputError("Every number in the configuration must be finite.") from None
+    if "\\u0000" in text:
+        raise InvalidInputError("The configuration must not hold a NUL character.")
 
 
 def _same_as_before(session: Session, key: str, values: dict[str, Any]) -> Run:

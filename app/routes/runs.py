@@ -1,0 +1,231 @@
+"""Pages of runs: the list, the form that starts one, and the page that follows one while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+from fastapi import Depends, Request
+from starlette.responses import FileResponse, Response
+
+from app.auth import AdminUser, ReviewerUser, page_router
+from app.db import SessionDep
+from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.forms import Submitted, blank
+from app.models import ModelVersion, Project, Run, Snapshot
+from app.models.training import TERMINAL_STATES
+from app.routes.run_forms import DEFAULTS, TITLES, Method, RunForm, Sent, options_of, read_run_form, settings_of
+from app.services import charts, projects, registry, run_states, runs, snapshots, workers
+from app.services.charts import Chart
+from app.services.runs import RunPage
+from app.settings import get_settings
+from app.templating import redirect, render
+
+router = page_router()
+
+# A plot is shown as an image and may be opened by itself; there, too, it can load and run nothing.
+PLOT_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
+
+
+@dataclass(frozen=True)
+class RunsPage:
+    """Context of `runs/list.html`: all runs, or those of one project."""
+
+    project: Project | None
+    runs: Sequence[tuple[Run, str]]
+    may_change: bool
+
+
+@dataclass(frozen=True)
+class NewRunPage:
+    """Context of `runs/new.html`."""
+
+    project: Project
+    method: str
+    titles: dict[str, tuple[str, str]]
+    models: Sequence[ModelVersion]
+    reward_models: Sequence[ModelVersion]
+    snapshots: Sequence[Snapshot]
+    policies: Sequence[str]
+    form: Submitted[RunForm]
+
+
+@dataclass(frozen=True)
+class LivePage:
+    """Context of `runs/show.html` and of the part of it that is fetched again while the run lives."""
+
+    run: Run
+    page: RunPage
+    live: bool
+    may_cancel: bool
+    waiting: str
+    charts: Sequence[Chart]
+    last_values: Sequence[tuple[str, str]]
+    duration: str
+    left: str
+    plots: Sequence[str]
+    figures: Sequence[tuple[str, str]]
+    policies: dict[str, dict[str, str]]
+    headline: str
+
+
+@router.get("/runs")
+def list_runs(request: Request, session: SessionDep, user: ReviewerUser, project: UUID | None = None) -> Response:
+    """List the newest runs of all projects, or lead to those of one."""
+    if project is not None:
+        return redirect(f"/projects/{project}/runs")
+    return render(request, "runs/list.html", RunsPage(None, runs.listed(session), user.role == "admin"))
+
+
+@router.get("/projects/{project_id}/runs")
+def list_project_runs(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
+    """List a project's runs."""
+    project = projects.get(session, project_id)
+    return render(request, "runs/list.html", RunsPage(project, runs.listed(session, project.id), user.role == "admin"))
+
+
+@router.get("/runs/new")
+def show_form(
+    request: Request, session: SessionDep, _admin: AdminUser, project: UUID, method: Method = "sft"
+) -> Response:
+    """Show the form of one method, filled with sensible values."""
+    form = blank(form_id=str(uuid4()), seed="0", **DEFAULTS[method])
+    return _form(request, session, projects.get(session, project), method, form)
+
+
+@router.post("/runs/new")
+def start(
+    request: Request,
+    session: SessionDep,
+    admin: AdminUser,
+    project: UUID,
+    sent: Annotated[Sent, Depends(read_run_form)],
+    method: Method = "sft",
+) -> Response:
+    """Queue a run and lead to its page; a second click on the same form leads to the same run."""
+    target = projects.get(session, project)
+    form = sent.submitted.data
+    if form is None:
+        return _form(request, session, target, method, sent.submitted, sent.policies, status=422)
+    common: dict[str, Any] = {
+        "options": options_of(method, form, sent.overrides),
+        "reward_model": registry.get(session, form.reward_model_id) if form.reward_model_id else None,
+        "snapshot": snapshots.get(session, form.snapshot_id),
+        "dedupe_key": str(form.form_id),
+        **settings_of(method, form),
+    }
+    model = registry.get(session, form.model_id)
+    try:
+        if method == "evaluate":
+            judged = [registry.get(session, item) for item in form.policies]
+            run = runs.create_evaluation_run(session, target, admin, baseline=model, policies=judged, **common)
+        else:
+            run = runs.create_training_run(session, target, method, admin, model=model, **common)
+    except (InvalidInputError, ConflictError) as error:
+        refused = sent.submitted.refused(error)
+        return _form(request, session, target, method, refused, sent.policies, status=error.status)
+    return redirect(f"/runs/{run.id}")
+
+
+@router.get("/runs/{run_id}")
+def show(request: Request, session: SessionDep, user: ReviewerUser, run_id: UUID) -> Response:
+    """Show a run; while it lives, the page keeps itself fresh."""
+    return render(request, "runs/show.html", _page(session, runs.get(session, run_id), may_cancel=user.role == "admin"))
+
+
+@router.get("/runs/{run_id}/live")
+def live(request: Request, session: SessionDep, user: ReviewerUser, run_id: UUID) -> Response:
+    """Return the part of the page that changes. Once the run has ended it asks for no more."""
+    return render(
+        request, "runs/_live.html", _page(session, runs.get(session, run_id), may_cancel=user.role == "admin")
+    )
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel(session: SessionDep, admin: AdminUser, run_id: UUID) -> Response:
+    """Cancel a queued run at once, or ask the worker of a running one to stop."""
+    run_states.request_cancel(session, run_id, admin.id)
+    return redirect(f"/runs/{run_id}")
+
+
+@router.get("/runs/{run_id}/plots/{name}")
+def plot(session: SessionDep, _user: ReviewerUser, run_id: UUID, name: str) -> Response:
+    """Send one of the report's plots; only names that the report's folder lists exist."""
+    run = runs.get(session, run_id)
+    if name not in _plots(run):
+        raise NotFoundError("This run has no such plot.")
+    return FileResponse(_plots_folder(run) / name, media_type="image/svg+xml", headers=PLOT_HEADERS)
+
+
+def _plots_folder(run: Run) -> Path:
+    return get_settings().runs_dir / str(run.id) / "plots"
+
+
+def _plots(run: Run) -> list[str]:
+    return sorted(path.name for path in _plots_folder(run).glob("*.svg")) if run.state == "succeeded" else []
+
+
+def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
+    page = runs.page_of(session, run)
+    left = charts.seconds_left(run, page.metrics)
+    summary = (run.report or {}).get("summary", {})
+    is_live = run.state not in TERMINAL_STATES
+    return LivePage(
+        run=run,
+        page=page,
+        live=is_live,
+        may_cancel=may_cancel and is_live and run.cancel_requested_at is None,
+        waiting=_waiting(session, run, page) if run.state == "queued" else "",
+        charts=charts.charts(page.metrics),
+        last_values=[
+            (name.replace("_", " "), charts.number(value)) for name, value in charts.last_values(page.metrics)
+        ],
+        duration=charts.duration(run, page.now),
+        left=charts.spoken(left) if left is not None else "",
+        plots=_plots(run),
+        figures=[
+            (key.replace("_", " "), charts.figure(value)) for key, value in summary.items() if charts.is_figure(value)
+        ],
+        policies={
+            name: {
+                key.replace("_", " "): charts.figure(value) for key, value in figures.items() if charts.is_figure(value)
+            }
+            for name, figures in summary.get("policies", {}).items()
+        },
+        headline=str(summary.get("headline", "")),
+    )
+
+
+def _waiting(session: SessionDep, run: Run, page: RunPage) -> str:
+    if run.not_before > page.now:
+        return f"The next attempt starts in {charts.spoken((run.not_before - page.now).total_seconds())}."
+    if run.dispatched_at is None and run.attempt == 0:
+        return "The run is stored. The message broker does not answer just now; the run is sent as soon as it does."
+    if not workers.any_recent(session):
+        return "No GPU worker has been seen in the last minute. Start one with: plackett worker --queue gpu"
+    return "Waiting for the GPU worker to be free."
+
+
+def _form(
+    request: Request,
+    session: SessionDep,
+    project: Project,
+    method: str,
+    form: Submitted[RunForm],
+    policies: Sequence[str] = (),
+    status: int = 200,
+) -> Response:
+    page = NewRunPage(
+        project,
+        method,
+        TITLES,
+        registry.of_project(session, project.id, "policy"),
+        registry.of_project(session, project.id, "reward"),
+        snapshots.of_project(session, project.id),
+        policies,
+        form,
+    )
+    return render(request, "runs/new.html", page, status)

@@ -1,0 +1,73 @@
+"""Pages of snapshots: a project's list, one snapshot with what is in it, its files, and freezing a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import FileResponse, Response
+
+from app.auth import AdminUser, ReviewerUser, page_router
+from app.db import SessionDep
+from app.models import Project, Snapshot
+from app.services import projects, snapshots
+from app.templating import redirect, render
+
+router = page_router()
+
+
+@dataclass(frozen=True)
+class SnapshotsPage:
+    """Context of `snapshots/list.html`."""
+
+    project: Project
+    snapshots: Sequence[Snapshot]
+    may_change: bool
+
+
+@dataclass(frozen=True)
+class SnapshotPage:
+    """Context of `snapshots/show.html`."""
+
+    project: Project
+    snapshot: Snapshot
+    is_simulated: bool
+    may_change: bool
+
+
+@router.get("/projects/{project_id}/snapshots")
+def list_snapshots(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
+    """List a project's snapshots."""
+    project = projects.get(session, project_id)
+    found = snapshots.of_project(session, project.id)
+    return render(request, "snapshots/list.html", SnapshotsPage(project, found, user.role == "admin"))
+
+
+@router.post("/projects/{project_id}/snapshots")
+def freeze(session: SessionDep, admin: AdminUser, project_id: UUID) -> Response:
+    """Freeze what is counted now. Without new answers this leads to the newest snapshot there is."""
+    snapshot = snapshots.create(session, projects.get(session, project_id), admin)
+    return redirect(f"/snapshots/{snapshot.id}", done="snapshot-ready")
+
+
+@router.get("/snapshots/{snapshot_id}")
+def show(request: Request, session: SessionDep, user: ReviewerUser, snapshot_id: UUID) -> Response:
+    """Show what a snapshot holds."""
+    snapshot = snapshots.get(session, snapshot_id)
+    page = SnapshotPage(
+        projects.get(session, snapshot.project_id),
+        snapshot,
+        any(snapshot.manifest["simulated"].values()),
+        user.role == "admin",
+    )
+    return render(request, "snapshots/show.html", page)
+
+
+@router.get("/snapshots/{snapshot_id}/files/{name}")
+def download(session: SessionDep, _user: ReviewerUser, snapshot_id: UUID, name: str) -> Response:
+    """Send one of the snapshot's files, always as a download."""
+    snapshot = snapshots.get(session, snapshot_id)
+    path = snapshots.file_of(snapshot, name)
+    return FileResponse(path, media_type="application/octet-stream", filename=f"snapshot-{snapshot.number}-{path.name}")
