@@ -1,0 +1,27 @@
+"""Run the measurements and print what came out, one line each.
+
+python -m bench [handout] [sampling]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bench import handout, sampling
+
+BENCHES = {"handout": handout.main, "sampling": sampling.main}
+
+
+def main() -> int:
+    """Run the benches that are named, or all of them."""
+    names = sys.argv[1:] or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"There is no bench {unknown[0]}; there are {', '.join(BENCHES)}.", file=sys.stderr)
+        return 2
+    for name in names:
+        BENCHES[name]()
+    return 0
+
+
+sys.exit(main())
