@@ -85,7 +85,7 @@ def resume(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int
     """
     folder = latest(run_dir)
     if folder is None:
-        _cut_metrics(run_dir, 0)
+        cut_metrics(run_dir, 0)
         return 0, {}
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state["inputs"] != _inputs(run_dir):
@@ -96,7 +96,7 @@ def resume(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int
     _load_trainable(folder / "weights.safetensors", modules)
     _load_optimizers(folder / "optimizer.safetensors", optimizers)
     _set_rng(folder / "rng.safetensors", state["python_rng"])
-    _cut_metrics(run_dir, state["step"])
+    cut_metrics(run_dir, state["step"])
     return int(state["step"]), dict(state["counters"])
 
 
@@ -206,7 +206,7 @@ def _set_rng(path: Path, python_rng: list[Any]) -> None:
                 torch.cuda.set_rng_state(file.get_tensor(f"cuda_{index}"), index)
 
 
-def _cut_metrics(run_dir: Path, step: int) -> None:
+def cut_metrics(run_dir: Path, step: int) -> None:
     """Drop the metrics of later steps, and a last line that a crash cut short."""
     path = run_dir / "metrics.jsonl"
     if not path.exists():

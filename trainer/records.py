@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -126,6 +127,12 @@ def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> int:
     return count
 
 
+def append_jsonl(path: Path, rows: list[Any]) -> None:
+    """Append dataclasses (or plain objects) in one write, so that a crash leaves whole lines but for the last."""
+    with path.open("ab") as file:
+        file.write(b"".join(canonical(row if isinstance(row, dict) else asdict(row)) + b"\n" for row in rows))
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of each line that is not blank; raise `RecordError` on a bad one."""
     if not path.exists():
@@ -162,7 +169,7 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
                 _text(row, "id", path, n),
                 _messages(row, path, n),
                 completion,
-                _number(row, "weight", path, n, 1.0),
+                _weight(row, path, n),
                 _split(row, path, n),
             )
         )
@@ -190,7 +197,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
                 _messages(row, path, n),
                 tuple(completions),
                 tuple(tuple(group) for group in ranking),
-                _number(row, "weight", path, n, 1.0),
+                _weight(row, path, n),
                 str(row.get("labeler", "")),
                 _split(row, path, n),
             )
@@ -215,13 +222,18 @@ def write_manifest(data_dir: Path, **facts: Any) -> dict[str, Any]:
         path.name: {
             "sha256": file_sha256(path),
             "bytes": path.stat().st_size,
-            "rows": sum(1 for _ in path.open("rb")),
+            "rows": _count_lines(path),
         }
         for path in sorted(data_dir.glob("*.jsonl"))
     }
     manifest = {"schema": MANIFEST_SCHEMA, "files": files, **facts}
     (data_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return manifest
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def verify_manifest(data_dir: Path) -> dict[str, Any]:
@@ -279,10 +291,12 @@ def _text(row: dict[str, Any], key: str, path: Path, number: int) -> str:
     return value
 
 
-def _number(row: dict[str, Any], key: str, path: Path, number: int, default: float) -> float:
-    value = row.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RecordError(f"{path.name} line {number}: {key} must be a number.")
+def _weight(row: dict[str, Any], path: Path, number: int) -> float:
+    value = row.get("weight", 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RecordError(f"{path.name} line {number}: weight must be a number.")
+    if value < 0:
+        raise RecordError(f"{path.name} line {number}: weight must not be negative.")
     return float(value)
 
 

@@ -99,8 +99,26 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             if stop.requested:
                 return EXIT_STOPPED
 
-    # 5. Merge, normalise and judge: what is judged is what will be saved.
+    # 5. Merge, judge and normalise: what is judged is what will be saved. The loss and the margin are of raw scores, as
+    #    in training; the order of answers is the same before and after.
     model.merge(device.dtype)
+    summary: dict[str, object] = {
+        "headline": f"A reward model from {len(train)} prompts, with no held-out rankings to judge it by.",
+        "train_prompts": len(train),
+        "train_pairs": sum(len(group.pairs) for group in train),
+        "held_out_prompts": len(held_out),
+        "held_out_pairs": sum(len(group.pairs) for group in held_out),
+    }
+    if held_out:
+        scores = score_groups(model, held_out, options.optim.tokens_per_forward, device)
+        low, high = ratio_interval(*hits(held_out, scores), seed=config.seed)
+        summary |= judge(held_out, scores)
+        summary |= {"held_out_accuracy_interval": [low, high], "length_only_accuracy": length_only(train, held_out)}
+        summary["headline"] = (
+            f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
+            f"{summary['held_out_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
+            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}."
+        )
     demonstrations = run_dir / "data" / "demonstrations.jsonl"
     references = [
         data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)[0]
@@ -109,28 +127,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     ]
     answers = [sequence for group in train for sequence in group.sequences]
     normalise(model, references, answers, options.optim.tokens_per_forward, device)
-    summary: dict[str, object] = {
-        "headline": f"A reward model from {len(train)} prompts, with no held-out rankings to judge it by.",
-        "train_prompts": len(train),
-        "train_pairs": sum(len(group.pairs) for group in train),
-        "held_out_prompts": len(held_out),
-        "held_out_pairs": sum(len(group.pairs) for group in held_out),
+    summary |= {
         "normalised_on": "demonstrations" if references else "training answers",
         "raw_mean": float(model.mean),
         "raw_std": float(model.std),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
     }
-    if held_out:
-        scores = score_groups(model, held_out, options.optim.tokens_per_forward, device)
-        summary |= judge(held_out, scores)
-        low, high = ratio_interval(*hits(held_out, scores), seed=config.seed)
-        summary |= {"held_out_accuracy_interval": [low, high], "length_only_accuracy": length_only(train, held_out)}
-        summary["headline"] = (
-            f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
-            f"{summary['held_out_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
-            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}."
-        )
 
     # 6. Save and report.
     checkpoint.write_final(run_dir, lambda folder: reward_model.save_reward(model, folder, config.max_length))

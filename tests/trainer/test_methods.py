@@ -1,0 +1,202 @@
+"""SFT, reward and DPO through the trainer's own command, on a tiny model: they learn, and resume exactly."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import ask, read_lines, some_comparisons, some_demonstrations, without_clock
+from conftest import MakeRun
+from transformers import AutoModelForCausalLM
+
+from trainer import dpo, reward, sft
+from trainer.__main__ import main
+from trainer.config import load_run
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Message, file_sha256, verify_manifest
+from trainer.reward_model import load_reward, score_texts
+from trainer.stop import StopSignal
+
+FAST = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 6.0, "schedule": "constant", "warmup_fraction": 0.0}
+DATA = {
+    "sft": {"demonstrations": some_demonstrations(8, 4)},
+    "reward": {"comparisons": some_comparisons(8, 2), "demonstrations": some_demonstrations(3)},
+    "dpo": {"comparisons": some_comparisons(8, 2)},
+}
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run_dir / "report.json").read_text())["summary"]
+    return summary
+
+
+# Learning
+
+
+def test_sft_learns_its_demonstrations_and_leaves_a_model_that_plain_transformers_loads(make_run: MakeRun) -> None:
+    optim = {**FAST, "learning_rate": 2e-2}
+    run_dir = make_run("sft", demonstrations=some_demonstrations(8, 4), lora={"rank": 4}, options={"optim": optim})
+    assert main(["sft", "--run", str(run_dir)]) == EXIT_DONE
+
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {row["total_steps"] for row in rows} == {12}
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2  # adapters on a random model with a frozen head learn slowly
+    summary = summary_of(run_dir)
+    assert (summary["train_demonstrations"], summary["held_out_demonstrations"]) == (8, 4)
+    assert summary["held_out_loss"] < rows[1]["held_out_loss"]
+
+    verify_manifest(run_dir / "final")
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "final")
+    tokens = torch.tensor([[7, 8, 9]])
+    assert torch.isfinite(model(input_ids=tokens).logits).all()
+
+
+def test_full_fine_tuning_trains_every_weight_and_saves_in_the_precision_of_the_run(make_run: MakeRun) -> None:
+    run_dir = make_run("sft", demonstrations=some_demonstrations(8), precision="bfloat16", options={"optim": FAST})
+    assert main(["sft", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert AutoModelForCausalLM.from_pretrained(run_dir / "final").dtype is torch.bfloat16
+
+
+def test_a_reward_model_learns_four_rankings_and_scores_the_better_answer_higher(make_run: MakeRun) -> None:
+    run_dir = make_run(
+        "reward",
+        comparisons=some_comparisons(4, 2, labelers=2),
+        demonstrations=some_demonstrations(3),
+        lora={"rank": 4},
+        options={"optim": FAST},
+    )
+    assert main(["reward", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert rows[-1]["accuracy"] == 1.0
+    assert rows[-1]["margin"] > rows[0]["margin"]
+    # Two labelers ranked the same four prompts of three answers: 12 encodings a step, and pairs counted once.
+    assert {row["tokens"] for row in rows} == {rows[0]["tokens"]}
+
+    summary = summary_of(run_dir)
+    assert (summary["train_prompts"], summary["train_pairs"]) == (4, 8)
+    assert summary["held_out_accuracy"] == 1.0
+    low, high = summary["held_out_accuracy_interval"]
+    assert low <= summary["held_out_accuracy"] <= high
+    assert 0 <= summary["length_only_accuracy"] <= 1
+
+    model = load_reward(str(run_dir / "final"), torch.float32, torch.device("cpu"))
+    better, worse = score_texts(model, [ask("is it red 99")] * 2, ["yes", "no green"], 128).tolist()
+    assert better > worse
+    references = some_demonstrations(3)
+    scores = score_texts(model, [row.messages for row in references], [row.completion for row in references], 512)
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_dpo_starts_at_ln_2_and_its_margin_rises(make_run: MakeRun) -> None:
+    run_dir = make_run("dpo", comparisons=some_comparisons(4, 2), lora={"rank": 4}, options={"optim": FAST})
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[0]["margin"] == pytest.approx(0.0, abs=1e-5)
+    assert rows[-1]["accuracy"] == 1.0
+    assert rows[-1]["margin"] > 0.3
+    assert summary_of(run_dir)["held_out_margin"] > rows[0]["held_out_margin"]
+
+
+def test_dpo_computes_its_reference_once_and_again_when_the_cache_is_of_other_inputs(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run("dpo", comparisons=some_comparisons(4), lora={"rank": 4}, options={"optim": {"max_steps": 1}})
+    main(["dpo", "--run", str(run_dir)])
+    cached = file_sha256(run_dir / "reference.safetensors")
+    written = (run_dir / "reference.safetensors").stat().st_mtime_ns
+    main(["dpo", "--run", str(run_dir)])
+    assert (run_dir / "reference.safetensors").stat().st_mtime_ns == written
+
+    other = make_run("dpo", name="other", comparisons=some_comparisons(5), options={"optim": {"max_steps": 1}})
+    (other / "reference.safetensors").write_bytes((run_dir / "reference.safetensors").read_bytes())
+    assert main(["dpo", "--run", str(other)]) == EXIT_DONE
+    assert file_sha256(other / "reference.safetensors") != cached
+
+
+def test_dpo_refuses_to_start_from_another_model_than_its_reference() -> None:
+    device = dpo.Device(torch.device("cpu"), torch.float32)
+    dpo.check_first_loss(math.log(2), device)
+    with pytest.raises(RuntimeError, match="not ln 2"):
+        dpo.check_first_loss(0.70, device)
+
+
+def test_truncated_prompts_are_counted_in_the_report(make_run: MakeRun) -> None:
+    long = Comparison("c", (Message("user", "why " * 60),), ("yes", "no"), ((0,), (1,)))
+    run_dir = make_run("dpo", comparisons=[long, *some_comparisons(2)], max_length=64, options={"optim": FAST})
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    assert summary_of(run_dir)["truncated_prompts"] == 1
+
+
+# Stop and resume
+
+
+class StopAfter(StopSignal):
+    """Asks to stop once a run has written so many steps: a SIGTERM at a moment of our choice."""
+
+    def __init__(self, run_dir: Path, steps: int) -> None:
+        self.path, self.steps = run_dir / "metrics.jsonl", steps
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        return self.path.exists() and len(read_lines(self.path)) >= self.steps
+
+
+def assert_same(run_dir: Path, whole: Path) -> None:
+    """Check that two runs left the same metrics, the same weights and the same findings, to the last bit."""
+    assert without_clock(read_lines(run_dir / "metrics.jsonl")) == without_clock(read_lines(whole / "metrics.jsonl"))
+    for path in (whole / "final").iterdir():
+        assert file_sha256(run_dir / "final" / path.name) == file_sha256(path), path.name
+    assert summary_of(run_dir) == summary_of(whole)
+
+
+@pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+def test_a_run_stopped_twice_ends_as_an_uninterrupted_one(make_run: MakeRun, method: str, adapters: Any) -> None:
+    settings = {**DATA[method], "lora": adapters, "options": {"optim": FAST}, "checkpoint_steps": 5}
+    whole = make_run(method, name="whole", **settings)
+    assert main([method, "--run", str(whole)]) == EXIT_DONE
+
+    run_dir = make_run(method, name="stopped", **settings)
+    module = {"sft": sft, "reward": reward, "dpo": dpo}[method]
+    config = load_run(run_dir)
+    assert module.run(run_dir, config, StopAfter(run_dir, 3)) == EXIT_STOPPED
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_000003"]
+    assert not (run_dir / "final").exists()
+    assert module.run(run_dir, config, StopAfter(run_dir, 8)) == EXIT_STOPPED
+    assert main([method, "--run", str(run_dir)]) == EXIT_DONE
+    assert_same(run_dir, whole)
+
+
+def wait_until(process: subprocess.Popen[str], path: Path) -> None:
+    """Return when `path` is there; fail when the process ends without it."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)  # a file of another process gives no event to wait for
+
+
+def test_the_command_survives_sigkill_and_sigterm_at_any_step(make_run: MakeRun) -> None:
+    optim = {**FAST, "epochs": 20.0}
+    settings = {**DATA["dpo"], "lora": {"rank": 4}, "options": {"optim": optim}, "checkpoint_steps": 4}
+    whole, run_dir = make_run("dpo", name="whole", **settings), make_run("dpo", name="killed", **settings)
+    assert main(["dpo", "--run", str(whole)]) == EXIT_DONE
+
+    command = [sys.executable, "-m", "trainer", "dpo", "--run", str(run_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for number, step, code in ((signal.SIGKILL, 4, -signal.SIGKILL), (signal.SIGTERM, 16, EXIT_STOPPED)):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            wait_until(process, run_dir / "checkpoints" / f"step_{step:06d}")
+            process.send_signal(number)
+            _, error = process.communicate()
+        assert process.returncode == code, error
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    assert_same(run_dir, whole)
