@@ -225,6 +225,11 @@ def page_of(session: Session, run: Run) -> RunPage:
     )
 
 
+def result_id(session: Session, run: Run) -> UUID | None:
+    """Return the id of the model version that a run has left behind, if it has."""
+    return session.scalar(select(ModelVersion.id).where(ModelVersion.run_id == run.id))
+
+
 def announce(session: Session, run_id: UUID) -> None:
     """Ring the GPU queue once this transaction has committed, and note on the run that the broker took it."""
     after_commit(session, lambda: _ring(run_id))

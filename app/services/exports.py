@@ -1,0 +1,154 @@
+"""The export of rankings, lossless and streamed: one moment of the database, constant memory, a fixed order.
+
+Everything is in it, also what is superseded or not counted; flags say so. Nothing is flattened: ties stay ties.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Row, select
+from sqlalchemy.orm import Session, aliased
+
+from app.models import Completion, GuidelineVersion, ModelVersion, Prompt, Ranking, Task, TaskCompletion, User
+from app.services import pseudonyms
+
+BATCH = 500
+
+
+class ExportedMessage(BaseModel):
+    """One turn of the prompt's conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str
+    content: str
+
+
+class ExportedPrompt(BaseModel):
+    """The prompt, and the side of the split it is on for ever."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: UUID
+    split: Literal["train", "held_out"]
+    messages: list[ExportedMessage]
+
+
+class ExportedCompletion(BaseModel):
+    """One of the ranked answers and where it came from."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: UUID
+    text: str
+    source: Literal["model", "human"]
+    model_version_id: UUID | None
+    model_version: str | None
+    finish_reason: str | None
+
+
+class ExportedRanking(BaseModel):
+    """One line of the export: a labeler's ranking as it was given. `ranking` lists tie groups, the best first."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[1] = 1
+    id: UUID
+    project_id: UUID
+    task_id: UUID
+    prompt: ExportedPrompt
+    completions: list[ExportedCompletion]
+    ranking: list[list[UUID]]
+    shown_order: list[UUID]
+    labeler: str
+    guideline_version: int
+    seconds: float
+    simulated: bool
+    counted: bool
+    not_counted_reason: str | None
+    supersedes: UUID | None
+    superseded: bool
+    created_at: datetime
+
+
+def ranking_lines(session: Session, project_id: UUID) -> Iterator[bytes]:
+    """Yield the project's rankings in the order they were given, as JSON lines."""
+    later = aliased(Ranking)
+    query = (
+        select(
+            Ranking,
+            Prompt.id.label("prompt_id"),
+            Prompt.split,
+            Prompt.messages,
+            User.email,
+            GuidelineVersion.version,
+            later.id.label("later_id"),
+        )
+        .join(Task, Task.id == Ranking.task_id)
+        .join(Prompt, Prompt.id == Task.prompt_id)
+        .join(User, User.id == Ranking.user_id)
+        .join(GuidelineVersion, GuidelineVersion.id == Ranking.guideline_version_id)
+        .outerjoin(later, later.supersedes == Ranking.id)
+        .where(Ranking.project_id == project_id)
+        .order_by(Ranking.created_at, Ranking.id)
+    )
+    # yield_per makes this a cursor on the server: one batch of rows is in memory, however many there are.
+    for batch in session.execute(query.execution_options(yield_per=BATCH)).partitions():
+        answers = _completions(session, {row.Ranking.task_id for row in batch})
+        yield b"".join(_record(row, answers[row.Ranking.task_id]).model_dump_json().encode() + b"\n" for row in batch)
+        session.expunge_all()
+
+
+def _completions(session: Session, task_ids: set[UUID]) -> dict[UUID, list[ExportedCompletion]]:
+    answers: dict[UUID, list[ExportedCompletion]] = defaultdict(list)
+    rows = session.execute(
+        select(
+            TaskCompletion.task_id,
+            Completion.id,
+            Completion.text,
+            Completion.source,
+            Completion.model_version_id,
+            ModelVersion.name,
+            Completion.finish_reason,
+        )
+        .join(Completion, Completion.id == TaskCompletion.completion_id)
+        .outerjoin(ModelVersion, ModelVersion.id == Completion.model_version_id)
+        .where(TaskCompletion.task_id.in_(task_ids))
+        .order_by(TaskCompletion.task_id, TaskCompletion.position)
+    )
+    for row in rows:
+        answers[row.task_id].append(
+            ExportedCompletion(
+                id=row.id,
+                text=row.text,
+                source=row.source,
+                model_version_id=row.model_version_id,
+                model_version=row.name,
+                finish_reason=row.finish_reason,
+            )
+        )
+    return answers
+
+
+def _record(row: Row[Any], completions: Sequence[ExportedCompletion]) -> ExportedRanking:
+    ranking: Ranking = row.Ranking
+    return ExportedRanking(
+        id=ranking.id,
+        project_id=ranking.project_id,
+        task_id=ranking.task_id,
+        prompt=ExportedPrompt(id=row.prompt_id, split=row.split, messages=row.messages),
+        completions=list(completions),
+        ranking=ranking.groups,
+        shown_order=ranking.shown_order,
+        labeler=pseudonyms.of_labeler(row.email),
+        guideline_version=row.version,
+        seconds=ranking.seconds,
+        simulated=ranking.is_simulated,
+        counted=ranking.counted,
+        not_counted_reason=ranking.not_counted_reason,
+        supersedes=ranking.supersedes,
+        superseded=row.later_id is not None,
+        created_at=ranking.created_at,
+    )
