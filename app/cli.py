@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import signal
 import socket
 import sys
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from app.errors import InvalidInputError, PlackettError
 from app.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from app.embedded.stack import Stack
 
 app = typer.Typer(
     help="Human preferences in, aligned models out, every week.",
@@ -44,27 +45,14 @@ class Queue(StrEnum):
     GPU = "gpu"
 
 
-class _StopOnce:
-    """The first SIGINT, SIGTERM or SIGHUP interrupts; the stack is stopping then, and later ones change nothing."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if not self.asked:
-            self.asked = True
-            raise KeyboardInterrupt
-
-
 @app.command()
 def up(host: HostOption = None, port: PortOption = None, web_workers: WorkersOption = 1, var: VarOption = None) -> None:
     """Start everything on this machine: databases, web pages, workers, schedule. Ctrl-C stops it."""
     settings = _settings(host=host, port=port, var=var)
+    from app.embedded.interrupt import StopOnce
     from app.embedded.stack import Stack
 
-    stop = _StopOnce()
+    StopOnce()
     stack = Stack(settings, web_workers=web_workers, report=lambda sentence: console.print(sentence, style="dim"))
     starting = console.status("Starting; the first time takes a few seconds longer.")
     try:
@@ -73,13 +61,20 @@ def up(host: HostOption = None, port: PortOption = None, web_workers: WorkersOpt
             console.print(f"\n[bold]{stack.url}[/bold]  Plackett is running. Ctrl-C stops it.")
             console.print(f"Data is in {settings.var}, logs are in {settings.var / 'log'}.")
             console.print("`plackett create-admin` makes the first account.\n", style="dim")
-            stack.wait()
+            _wait(stack)
     except KeyboardInterrupt:
-        if not stop.asked:
-            raise
+        pass  # somebody asked for the end, and all has been stopped
     if stack.failure:
         raise PlackettError(stack.failure)
     console.print("Stopped.")
+
+
+def _wait(stack: Stack) -> None:
+    try:
+        stack.wait()
+    except KeyboardInterrupt:
+        console.print("Stopping. A run in progress saves a checkpoint first.", style="dim")
+        raise
 
 
 @app.command()
