@@ -119,7 +119,9 @@ def export_comparisons(project_id: UUID, session: SessionDep, caller: ExportCall
     source = ExitStack()
     moment = source.enter_context(reading())
     moment.connection()  # Waits for a connection now: once the stream has begun, its status cannot say 503 any more.
-    return ClosingStream(exports.ranking_lines(moment, project_id), source.close, "application/x-ndjson")
+    lines = exports.ranking_lines(moment, project_id)
+    source.callback(lines.close)
+    return ClosingStream(lines, source.close, "application/x-ndjson")
 
 
 @router.get("/runs/{run_id}")

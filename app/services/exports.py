@@ -6,7 +6,7 @@ Everything is in it, also what is superseded or not counted; flags say so. Nothi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -73,7 +73,7 @@ class ExportedRanking(BaseModel):
     created_at: datetime
 
 
-def ranking_lines(session: Session, project_id: UUID) -> Iterator[bytes]:
+def ranking_lines(session: Session, project_id: UUID) -> Generator[bytes, None, None]:
     """Yield the project's rankings in the order they were given, as JSON lines."""
     later = aliased(Ranking)
     query = (
@@ -95,10 +95,12 @@ def ranking_lines(session: Session, project_id: UUID) -> Iterator[bytes]:
         .order_by(Ranking.created_at, Ranking.id)
     )
     # yield_per makes this a cursor on the server: one batch of rows is in memory, however many there are.
-    for batch in session.execute(query.execution_options(yield_per=BATCH)).partitions():
-        answers = _completions(session, {row.Ranking.task_id for row in batch})
-        yield b"".join(_record(row, answers[row.Ranking.task_id]).model_dump_json().encode() + b"\n" for row in batch)
-        session.expunge_all()
+    with session.execute(query.execution_options(yield_per=BATCH)) as rows:
+        for batch in rows.partitions():
+            answers = _completions(session, {row.Ranking.task_id for row in batch})
+            yield b"".join(
+                _record(row, answers[row.Ranking.task_id]).model_dump_json().encode() + b"\n" for row in batch
+            )
 
 
 def _completions(session: Session, task_ids: set[UUID]) -> dict[UUID, list[ExportedCompletion]]:
