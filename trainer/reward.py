@@ -16,11 +16,12 @@ from typing import cast
 import torch
 
 from trainer import checkpoint, data, modeling, optim, report, reward_model
+from trainer.agreement import hits, length_only
 from trainer.config import ConfigError, RewardOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.intervals import ratio_interval
 from trainer.losses import pairwise_reward_loss
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Message, MetricsFile, read_comparisons, read_demonstrations
+from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons, read_demonstrations
 from trainer.stop import StopSignal
 
 NORMALISER_ANSWERS = 64  # the standard error of a mean over as many is an eighth of the scores' spread
@@ -186,27 +187,3 @@ def judge(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> dict[
         "held_out_accuracy": sum(right) / sum(counted),
         "held_out_margin": (weights * (flat[pairs[:, 0]] - flat[pairs[:, 1]])).sum().item(),
     }
-
-
-def hits(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
-    """Return, per prompt, the weight of pairs ranked right (equal scores count half) and of all pairs."""
-    right: dict[tuple[Message, ...], float] = {}
-    counted: dict[tuple[Message, ...], float] = {}
-    for group, values in zip(groups, scores, strict=True):
-        for (better, worse), weight in zip(group.pairs, group.pair_weights, strict=True):
-            difference = float(values[better] - values[worse])
-            hit = 0.5 if difference == 0 else float(difference > 0)
-            right[group.messages] = right.get(group.messages, 0.0) + weight * hit
-            counted[group.messages] = counted.get(group.messages, 0.0) + weight
-    return list(right.values()), list(counted.values())
-
-
-def length_only(train: Sequence[data.Group], held_out: Sequence[data.Group]) -> float:
-    """Return the held-out accuracy of preferring the longer answer, or the shorter if the training pairs do."""
-
-    def accuracy(groups: Sequence[data.Group], sign: int) -> float:
-        lengths = [torch.tensor([sign * len(s.completion) for s in group.sequences]) for group in groups]
-        right, counted = hits(groups, lengths)
-        return sum(right) / sum(counted)
-
-    return accuracy(held_out, 1 if accuracy(train, 1) >= 0.5 else -1)
