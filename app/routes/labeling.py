@@ -146,7 +146,8 @@ def _go_on(request: Request, session: SessionDep, user: User, finished: Assignme
     address = f"/work/assignments/{following}"
     if not is_htmx(request):
         return redirect(address, done=done)
-    task = work.open_task(session, following, user, notice=DONE[done])
+    tone = "wait" if done == "saved-late" else "good"
+    task = work.open_task(session, following, user, notice=DONE[done], notice_tone=tone)
     return render(request, "labeling/_task.html", task, headers={"HX-Push-Url": address})
 
 

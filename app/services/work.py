@@ -30,6 +30,7 @@ class ShownAnswer:
 class OpenTask:
     """Everything the page of an assignment shows. `text` is a demonstration as filled in.
 
+    `notice` says what became of the task before this one, in the tone `good` or `wait`.
     `waiting` counts the tasks of this kind that this labeler could still take after this one, up to `progress.MANY`.
     """
 
@@ -48,8 +49,9 @@ class OpenTask:
     waiting: int
     skip_reasons: Mapping[str, str]
     max_characters: int
-    error: str | None = None
-    notice: str | None = None
+    error: str | None
+    notice: str
+    notice_tone: str
 
 
 def open_task(
@@ -60,7 +62,8 @@ def open_task(
     filled_ranks: Mapping[str, int] | None = None,
     filled_text: str | None = None,
     error: str | None = None,
-    notice: str | None = None,
+    notice: str = "",
+    notice_tone: str = "good",
 ) -> OpenTask:
     """Return the labeler's own task, filled in with what was stored or, after a refusal, with what they had entered.
 
@@ -93,6 +96,7 @@ def open_task(
         max_characters=demonstrations.MAX_CHARACTERS,
         error=error,
         notice=notice,
+        notice_tone=notice_tone,
     )
 
 
