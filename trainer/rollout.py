@@ -1,0 +1,209 @@
+"""Sampling answers from a policy with a key-value cache, exactly from the distribution that training scores.
+
+That distribution is softmax(logits / temperature) in float32 over the whole vocabulary: no top-k, no repetition
+penalty, no minimum length. One number in [0, 1) decides each token, and those numbers belong to a name (`noise`), not
+to a place in a batch; so a seed gives the same answers however they are batched, up to the rounding of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch.nn.functional import pad
+
+from trainer.config import ConfigError, Sampling
+from trainer.data import end_token_id, prompt_ids
+from trainer.records import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Finished rows leave the cache when they are at least this share of it: dropping one copies all that stay.
+COMPACT_SHARE = 1 / 8
+BLOCK = 256
+
+
+class Answer(NamedTuple):
+    """One sampled answer. `ids` holds the end token if it ended; `logps` and `entropy` are in nats."""
+
+    ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    logps: list[float]  # of each id, under softmax(logits / temperature)
+    entropy: float  # of that distribution, mean over the answer's tokens
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends an answer: the tokenizer's own and those of the model's generation settings."""
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    more = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
+    return sorted({end_token_id(tokenizer), *more})
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], sampling: Sampling, max_length: int
+) -> list[list[int]]:
+    """Return the ids of each prompt; raise `ConfigError` on one that leaves no room for `max_new_tokens`."""
+    encoded = [prompt_ids(tokenizer, prompt.messages) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) + sampling.max_new_tokens > max_length:
+            raise ConfigError(
+                f"Prompt {prompt.id} has {len(ids)} tokens; with sampling.max_new_tokens {sampling.max_new_tokens} "
+                f"that is more than max_length {max_length}. Raise max_length or leave the prompt out."
+            )
+    return encoded
+
+
+def noise(seed: int, names: Sequence[str], length: int) -> torch.Tensor:
+    """Return (N, length) float64 numbers in [0, 1): row n depends on `seed` and `names[n]` alone."""
+    rows = torch.empty(len(names), length, dtype=torch.float64)
+    for row, name in zip(rows, names, strict=True):
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        row.uniform_(generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True)))
+    return rows
+
+
+def copy_weights(policy: PreTrainedModel, sampler: PreTrainedModel) -> None:
+    """Copy the policy's present weights, its adapters merged, into `sampler`, a plain model of the same architecture.
+
+    Sampling from a merged copy in the run's precision is several times faster than through adapters and casts.
+    """
+    core = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    with torch.no_grad():
+        if core is policy:
+            for target, source in zip(sampler.parameters(), policy.parameters(), strict=True):
+                target.copy_(source)
+        for name, layer in core.named_modules():
+            if hasattr(layer, "get_delta_weight"):
+                base = layer.get_base_layer().weight
+                sampler.get_submodule(name).weight.copy_(base.float() + layer.get_delta_weight("default").float())
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> str:
+    """Return the answer as text, without its end token."""
+    ids = answer.ids[:-1] if answer.finish_reason == "stop" else answer.ids
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def sample(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    ends: Sequence[int],
+    uniforms: torch.Tensor,
+) -> list[Answer]:
+    """Return one answer to each of N prompts (token ids), in their order.
+
+    `uniforms` is (N, max_new_tokens) from `noise`. Prompts of like length share a batch of `sampling.batch_size`.
+    """
+    answers: list[Answer | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    for start in range(0, len(order), sampling.batch_size):
+        rows = order[start : start + sampling.batch_size]
+        batch = _sample_batch(model, [prompts[row] for row in rows], sampling, ends, uniforms[rows])
+        for row, answer in zip(rows, batch, strict=True):
+            answers[row] = answer
+    return [answer for answer in answers if answer is not None]
+
+
+def choose(
+    logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return token (N,), its log-probability (N,) and the entropy (N,) for logits (N, V) and uniforms (N,) in [0, 1).
+
+    The token is the first whose cumulative probability passes the uniform. With temperature 0 it is the likeliest, and
+    its log-probability that at temperature 1. `top_p` draws from the smallest set of likeliest tokens that has that
+    much probability (Holtzman et al. 2020); log-probability and entropy are still those of the whole distribution.
+    """
+    logps = torch.log_softmax(logits.float() / (temperature or 1.0), dim=1)
+    probabilities = logps.exp()
+    entropy = -torch.linalg.vecdot(probabilities, logps)
+    if temperature == 0:
+        tokens = logps.argmax(dim=1)
+    else:
+        if top_p < 1:
+            sorted_p, index = probabilities.sort(dim=1, descending=True, stable=True)
+            before = sorted_p.cumsum(dim=1) - sorted_p
+            probabilities = torch.zeros_like(sorted_p).scatter(1, index, sorted_p.masked_fill(before >= top_p, 0.0))
+        tokens = _inverse_cdf(probabilities, uniforms)
+    return tokens, logps.gather(1, tokens[:, None]).squeeze(1), entropy
+
+
+def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return the first index (N,) at which the running sum of `weights` (N, V) passes uniform times the whole sum.
+
+    Sums are float64: in float32 their rounding would be the size of a rare token. They are taken by blocks first, then
+    inside one block, so that no float64 copy of the whole vocabulary is made at every step.
+    """
+    blocks = pad(weights, (0, -weights.shape[1] % BLOCK)).view(len(weights), -1, BLOCK)
+    ends = blocks.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
+    target = uniforms[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block.squeeze(1)].cumsum(
+        dim=1, dtype=torch.float64
+    )
+    place = torch.searchsorted(inside, target - before, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + place).squeeze(1).clamp(max=weights.shape[1] - 1)
+
+
+@torch.inference_mode()
+def _sample_batch(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    ends: Sequence[int],
+    uniforms: torch.Tensor,
+) -> list[Answer]:
+    from transformers import DynamicCache
+
+    device, head = model.device, model.get_output_embeddings()
+    uniforms, end_tensor = uniforms.to(device), torch.tensor(ends, device=device)
+    count, width = len(prompts), sampling.max_new_tokens
+    ids, logps = torch.zeros(count, width, dtype=torch.long, device=device), torch.zeros(count, width, device=device)
+    entropies = torch.zeros(count, width, device=device)
+    lengths = torch.full((count,), width, device=device)
+    stopped = torch.zeros(count, dtype=torch.bool, device=device)
+
+    inputs, mask = left_pad(prompts, device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache, rows = DynamicCache(config=model.config), torch.arange(count, device=device)
+    for step in range(width):
+        hidden = model.base_model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        tokens, chosen, entropy = choose(head(hidden), uniforms[rows, step], sampling.temperature, sampling.top_p)
+        ids[rows, step], logps[rows, step], entropies[rows, step] = tokens, chosen, entropy
+        ended = rows[torch.isin(tokens, end_tensor) & ~stopped[rows]]
+        lengths[ended] = step + 1
+        stopped[ended] = True
+
+        inputs, positions = tokens[:, None], positions[:, -1:] + 1
+        alive = ~stopped[rows]
+        if not alive.any():
+            break
+        if (~alive).sum() >= COMPACT_SHARE * len(rows):
+            kept = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            rows, inputs, positions, mask = rows[kept], inputs[kept], positions[kept], mask[kept]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    answers = []
+    for n, (length, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True)):
+        end: Literal["stop", "length"] = "stop" if stop else "length"
+        answers.append(
+            Answer(ids[n, :length].tolist(), end, logps[n, :length].tolist(), float(entropies[n, :length].mean()))
+        )
+    return answers
+
+
+def left_pad(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids (N, T) and mask (N, T), True on real tokens; the last column is real in every row."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = True
+    return ids.to(device), mask.to(device)
