@@ -54,7 +54,15 @@ def load_policy(model: str, dtype: torch.dtype, device: torch.device) -> PreTrai
 def load_trainable(config: RunConfig, device: Device) -> PreTrainedModel:
     """Load `config.model` to be trained: LoRA on a frozen base in the run's precision, else all weights in float32."""
     policy = load_policy(config.model, device.dtype if config.lora else torch.float32, device.device)
+    check_length(policy, config)
     return add_lora(policy, config.lora) if config.lora else policy
+
+
+def check_length(model: PreTrainedModel, config: RunConfig) -> None:
+    """Refuse a `max_length` beyond the positions that the model was made for: it would train on noise there."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.max_length > positions:
+        raise ConfigError(f"max_length is {config.max_length}, but the model {config.model} has {positions} positions.")
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from trainer import data
 from trainer.config import ConfigError, Lora, RunConfig
 from trainer.device import Device
-from trainer.modeling import add_lora, from_pretrained, load_tokenizer, merge_lora
+from trainer.modeling import add_lora, check_length, from_pretrained, load_tokenizer, merge_lora
 from trainer.records import Message
 
 TOKENS_PER_FORWARD = 4096
@@ -71,6 +71,7 @@ class RewardModel(nn.Module):
 def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
     """Return a reward model on the trunk of `config.model`, its head drawn from N(0, 1 / (D + 1))."""
     model = _load_classifier(config.model, device.dtype if config.lora else torch.float32, device.device, tokenizer)
+    check_length(model.classifier, config)
     score = model.classifier.score.float()
     nn.init.normal_(score.weight, std=(score.in_features + 1) ** -0.5)
     if config.lora:

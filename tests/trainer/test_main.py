@@ -98,6 +98,15 @@ def test_ties_alone_and_no_rankings_at_all_are_one_sentence(
         assert "no ranking in the train split that prefers one answer" in refusal(run_dir, method, capsys)
 
 
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+def test_a_length_beyond_the_model_s_positions_is_one_sentence(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    rows = {"demonstrations": some_demonstrations(2), "comparisons": some_comparisons(2)}
+    run_dir = make_run(method, **rows, max_length=513, options=QUICK)
+    assert "max_length is 513" in refusal(run_dir, method, capsys)
+
+
 def test_a_loss_that_is_not_finite_ends_with_its_own_code(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
