@@ -1,0 +1,88 @@
+"""The hands of a labeler in a browser: reading the answers of a task, ranking them by mouse, keyboard or plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from playwright.sync_api import Locator, Page, expect
+
+Ranks = Mapping[str, int]
+"""The rank of each answer, by its text; 1 is the best."""
+
+
+def letters(page: Page) -> dict[str, str]:
+    """Return the letter each answer is shown under, by its text."""
+    cards = page.locator(".answer")
+    expect(cards.first).to_be_visible()
+    return {
+        card.locator(".answer-text").inner_text().strip(): card.get_attribute("data-letter") or ""
+        for card in cards.all()
+    }
+
+
+def drag(page: Page, letter: str, rank: int) -> None:
+    """Drag an answer's letter from its card into a place of the board, as a hand does: in several small moves."""
+    handle, zone = page.locator(f".letter[data-drag={letter}]"), page.locator(f"[data-zone='{rank}']")
+    handle.scroll_into_view_if_needed()
+    start, end = _middle(handle), _middle(zone)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(start[0] + 9, start[1] + 9)
+    page.mouse.move(*end, steps=4)
+    expect(zone).to_have_class("zone is-over")
+    page.mouse.up()
+
+
+def rank_by_drag(page: Page, ranks: Ranks) -> None:
+    """Rank every answer with the mouse."""
+    shown = letters(page)
+    for text, rank in ranks.items():
+        drag(page, shown[text], rank)
+
+
+def rank_by_keys(page: Page, ranks: Ranks) -> None:
+    """Rank every answer with the keyboard: its letter, then its rank."""
+    shown = letters(page)
+    for text, rank in ranks.items():
+        page.keyboard.press(shown[text].lower())
+        page.keyboard.press(str(rank))
+
+
+def rank_by_form(page: Page, ranks: Ranks) -> None:
+    """Rank every answer with the numbers below it, which is all there is without JavaScript."""
+    shown = letters(page)
+    for text, rank in ranks.items():
+        page.locator(f"input[name=rank_{shown[text]}][value='{rank}']").check(force=True)
+
+
+def chosen(page: Page) -> dict[str, int]:
+    """Return the ranks that the page has at this moment, by the answers' texts."""
+    ranks = {}
+    for text, letter in letters(page).items():
+        picked = page.locator(f"input[name=rank_{letter}]:checked")
+        if picked.count():
+            ranks[text] = int(picked.input_value())
+    return ranks
+
+
+def submit_button(page: Page) -> Locator:
+    """Return the button that sends the ranking or the written answer."""
+    return page.locator("#task .submit")
+
+
+def question(page: Page) -> Locator:
+    """Return the place of the prompt."""
+    return page.locator(".prompt")
+
+
+def start_ranking(page: Page) -> None:
+    """Go to the work page and take a ranking task."""
+    page.goto("/work")
+    page.get_by_role("button", name="Start ranking").click()
+    expect(page.get_by_role("heading", name="Rank the answers")).to_be_visible()
+
+
+def _middle(place: Locator) -> tuple[float, float]:
+    box = place.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
