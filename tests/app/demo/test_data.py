@@ -8,7 +8,7 @@ from app.demo.preference import features
 from trainer.records import Message, split_of
 
 DATA = Path(app.demo.__file__).parent / "data"
-HELD_OUT_FRACTION = 1 / 3
+HELD_OUT_FRACTION = 0.33
 
 
 def rows(name: str) -> list[dict]:
