@@ -5,8 +5,6 @@ Run it with `plackett up`, or `uvicorn app.main:app` where PostgreSQL is set up 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,30 +14,39 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from app.api import v1
 from app.auth import GUARDS
 from app.error_pages import HANDLERS
 from app.middleware import BodyLimit, Envelope
+from app.routes import (
+    auth,
+    health,
+    home,
+    labeling,
+    people,
+    projects,
+    reference,
+    registry,
+    runs,
+    snapshots,
+    tokens,
+)
 from app.settings import get_settings
 from app.static_files import CachedStaticFiles
 
 ROUTERS = (
-    "app.routes.health",
-    "app.routes.home",
-    "app.routes.auth",
-    "app.routes.people",
-    "app.routes.reference",
-    "app.routes.projects",
-    "app.routes.imports",
-    "app.routes.tasks",
-    "app.routes.work",
-    "app.routes.labeling",
-    "app.routes.demonstrations",
-    "app.routes.snapshots",
-    "app.routes.runs",
-    "app.routes.registry",
-    "app.routes.models",
-    "app.routes.tokens",
-    "app.api.v1",
+    health.router,
+    home.router,
+    auth.router,
+    people.router,
+    reference.router,
+    projects.router,
+    labeling.router,
+    snapshots.router,
+    runs.router,
+    registry.router,
+    tokens.router,
+    v1.router,
 )
 
 PUBLIC = frozenset(
@@ -72,9 +79,8 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
         exception_handlers=HANDLERS,  # type: ignore[arg-type]  # FastAPI's type asks for async handlers or Any
     )
-    for name in ROUTERS:
-        if importlib.util.find_spec(name):
-            app.include_router(importlib.import_module(name).router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.mount("/static", CachedStaticFiles(), name="static")
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_form_bytes, larger=((IMPORT_PATHS, settings.max_import_bytes),))

@@ -89,6 +89,7 @@ def admit_attempt(session: Session, email: str, address: str) -> Attempt:
             f"Too many attempts. Please wait {_spoken(wait)}, then try again; your account is not locked.", wait
         )
     rows = tuple(_count(session, subject) for subject in limits)
+    _forget_old_attempts(session)
     user = session.scalar(select(User).where(func.lower(User.email) == normal_email(email), User.disabled_at.is_(None)))
     return Attempt(
         user_id=user.id if user else None,
@@ -112,15 +113,21 @@ def _wait(session: Session, subject: str, free: int, longest: int) -> int:
 
 
 def _count(session: Session, subject: str) -> UUID:
-    session.execute(
-        delete(SignInAttempt).where(
-            SignInAttempt.subject == subject, SignInAttempt.at < func.clock_timestamp() - WINDOW
-        )
-    )
     row = SignInAttempt(subject=subject)
     session.add(row)
     session.flush()
     return row.id
+
+
+def _forget_old_attempts(session: Session) -> None:
+    """Delete some attempts that no longer count, without waiting for another request that does the same."""
+    old = (
+        select(SignInAttempt.id)
+        .where(SignInAttempt.at < func.clock_timestamp() - WINDOW)
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    )
+    session.execute(delete(SignInAttempt).where(SignInAttempt.id.in_(old)).execution_options(synchronize_session=False))
 
 
 def _spoken(seconds: int) -> str:
@@ -239,12 +246,13 @@ def count_sessions(session: Session, user_id: UUID) -> int:
 
 
 def discard_ended_sessions(session: Session) -> int:
-    """Delete sessions that have ended by themselves; return how many."""
+    """Delete sessions that have ended by themselves, and return how many. The workers' tick calls it."""
     idle = timedelta(hours=get_settings().session_idle_hours)
     now = func.clock_timestamp()
-    result = session.execute(
+    gone = session.execute(
         delete(WebSession)
         .where((WebSession.expires_at <= now) | (WebSession.last_seen_at <= now - idle))
         .returning(WebSession.user_id)
+        .execution_options(synchronize_session=False)
     )
-    return len(result.all())
+    return len(gone.all())

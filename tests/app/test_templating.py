@@ -62,6 +62,10 @@ def test_markdown_lets_through_plain_elements_and_web_links_only() -> None:
                 assert attributes["rel"] == "noopener nofollow"
 
 
+def test_html_in_markdown_is_shown_as_the_text_it_is() -> None:
+    assert markdown("a <b>bold</b> claim") == "<p>a &lt;b&gt;bold&lt;/b&gt; claim</p>\n"
+
+
 def test_markdown_keeps_what_guidelines_need() -> None:
     html = markdown(
         "# Rules\n\n1. *Be* **kind**, see [this](https://example.org/a?b=c)\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"

@@ -54,7 +54,21 @@ def test_ended_sessions_are_swept_and_live_ones_stay(session: Session, make_user
     ):
         session.execute(text(change), {"digest": access.digest(token)})
     assert access.discard_ended_sessions(session) == 2
-    assert access.find_session(session, tokens[2]) is not None
+    assert session.scalars(text("SELECT token_sha256 FROM web_sessions")).all() == [access.digest(tokens[2])]
+
+
+def test_attempts_that_no_longer_count_are_forgotten(session: Session) -> None:
+    session.execute(
+        text(
+            "INSERT INTO sign_in_attempts (subject, at) SELECT 'account:' || n, now() - interval '1 day' "
+            "FROM generate_series(1, 150) AS n"
+        )
+    )
+    for left in (50, 0):
+        access.admit_attempt(session, "kim@example.org", "192.0.2.1")
+        assert (
+            session.scalar(text("SELECT count(*) FROM sign_in_attempts WHERE at < now() - interval '1 hour'")) == left
+        )
 
 
 @pytest.mark.parametrize(
