@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -49,8 +49,8 @@ class ModelPage:
     project: Project
     model: ModelVersion
     lineage: Lineage
-    figures: Sequence[tuple[str, str]]
-    evaluation: Sequence[tuple[str, str]]
+    figures: dict[str, str]
+    evaluation: dict[str, str]
     evaluation_run: str
     may_promote: bool
     problem: str
@@ -140,8 +140,8 @@ def _show(
         projects.get(session, model.project_id),
         model,
         registry.lineage(session, model),
-        _figures(model.metrics),
-        _figures(evaluation),
+        charts.figures(model.metrics),
+        charts.figures(evaluation),
         str(evaluation.get("run_id", "")),
         may_promote and model.kind == "policy" and model.state != "promoted",
         problem,
@@ -149,13 +149,9 @@ def _show(
     return render(request, "registry/show.html", page, status)
 
 
-def _figures(values: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), charts.figure(value)) for key, value in values.items() if charts.is_figure(value)]
-
-
 def _headline(model: ModelVersion) -> str:
     """Return the one or two numbers by which models of this kind are compared."""
     known = {**model.metrics, **model.metrics.get("evaluation", {})}
-    wanted = ("held_out_accuracy", "held_out_loss") if model.kind == "reward" else ("win_rate", "reward", "kl")
-    found = [(key, known[key]) for key in wanted if charts.is_figure(known.get(key))]
-    return ", ".join(f"{key.replace('_', ' ')} {charts.figure(value)}" for key, value in found[:2])
+    wanted = ("held_out_accuracy", "held_out_loss") if model.kind == "reward" else ("win_rate", "kl")
+    found = charts.figures({key: known[key] for key in wanted if charts.is_figure(known.get(key))})
+    return ", ".join(f"{label} {text}" for label, text in list(found.items())[:2])

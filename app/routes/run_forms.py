@@ -21,7 +21,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "reward": ("Reward model", "Learn from the rankings which of two answers people prefer."),
     "dpo": ("DPO", "Train a policy from the rankings directly."),
     "ppo": ("PPO", "Train a policy by sampling answers and letting a reward model score them."),
-    "evaluate": ("Evaluate", "Judge policies on the held-out prompts: reward, distance, win rate."),
+    "evaluate": ("Evaluation", "Judge policies on the held-out prompts: reward, distance, win rate."),
 }
 DEFAULTS: dict[str, dict[str, str]] = {
     "sft": {"learning_rate": "0.0002", "batch_size": "8", "epochs": "3", "max_length": "512", "lora_rank": "16"},

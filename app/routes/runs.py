@@ -67,7 +67,7 @@ class LivePage:
     duration: str
     left: str
     plots: Sequence[str]
-    figures: Sequence[tuple[str, str]]
+    figures: dict[str, str]
     policies: dict[str, dict[str, str]]
     headline: str
 
@@ -92,8 +92,10 @@ def show_form(
     request: Request, session: SessionDep, _admin: AdminUser, project: UUID, method: Method = "sft"
 ) -> Response:
     """Show the form of one method, filled with sensible values."""
-    form = blank(form_id=str(uuid4()), seed="0", **DEFAULTS[method])
-    return _form(request, session, projects.get(session, project), method, form)
+    target = projects.get(session, project)
+    start_from = registry.usual_start(session, target.id, method)
+    form = blank(form_id=str(uuid4()), seed="0", model_id=str(start_from or ""), **DEFAULTS[method])
+    return _form(request, session, target, method, form)
 
 
 @router.post("/runs/new")
@@ -181,22 +183,22 @@ def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
         waiting=_waiting(session, run, page) if run.state == "queued" else "",
         charts=charts.charts(page.metrics),
         last_values=[
-            (name.replace("_", " "), charts.number(value)) for name, value in charts.last_values(page.metrics)
+            (charts.label(name), charts.number(value)) for name, value in charts.last_values(page.metrics)
         ],
         duration=charts.duration(run, page.now),
         left=charts.spoken(left) if left is not None else "",
         plots=_plots(run),
-        figures=[
-            (key.replace("_", " "), charts.figure(value)) for key, value in summary.items() if charts.is_figure(value)
-        ],
-        policies={
-            name: {
-                key.replace("_", " "): charts.figure(value) for key, value in figures.items() if charts.is_figure(value)
-            }
-            for name, figures in summary.get("policies", {}).items()
-        },
+        figures=charts.figures(summary),
+        policies={name: charts.figures(found) for name, found in _in_order(run, summary.get("policies", {}))},
         headline=str(summary.get("headline", "")),
     )
+
+
+def _in_order(run: Run, found: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return an evaluation's figures in the order of its form, the baseline first."""
+    options = run.config["options"]
+    names = [options.get("baseline"), *(policy["name"] for policy in options.get("policies", []))]
+    return sorted(found.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names))
 
 
 def _waiting(session: SessionDep, run: Run, page: RunPage) -> str:

@@ -114,8 +114,24 @@ def is_figure(value: Any) -> bool:
     return _is_number(value)
 
 
-def figure(value: Any) -> str:
-    """Return a number or an interval in words."""
+def label(name: str) -> str:
+    """Return a metric's name as people write it."""
+    return " ".join({"kl": "KL", "mb": "MB"}.get(word, word) for word in name.split("_"))
+
+
+def figures(values: dict[str, Any]) -> dict[str, str]:
+    """Return a report's numbers in words, by label; `x_interval` stands behind its `x`."""
+    found = {}
+    for name in sorted(name for name, value in values.items() if is_figure(value)):
+        value, interval = values[name], values.get(f"{name}_interval")
+        if name.endswith("_interval") and is_figure(values.get(name.removesuffix("_interval"))):
+            continue
+        text = _words(value)
+        found[label(name)] = f"{text} ({_words(interval)})" if is_figure(interval) else text
+    return found
+
+
+def _words(value: Any) -> str:
     return f"{number(value[0])} to {number(value[1])}" if isinstance(value, list) else number(value)
 
 

@@ -133,6 +133,15 @@ def of_project(session: Session, project_id: UUID, kind: str | None = None) -> S
     return session.scalars(query if kind is None else query.where(ModelVersion.kind == kind)).all()
 
 
+def usual_start(session: Session, project_id: UUID, method: str) -> UUID | None:
+    """Return the policy that a run of this method usually starts from: the newest fine-tuned one, or the base."""
+    policies = of_project(session, project_id, "policy")
+    tuned = [model for model in policies if model.method == "sft"]
+    if tuned and method in ("reward", "dpo", "ppo"):
+        return tuned[0].id
+    return policies[-1].id if policies else None
+
+
 def lineage(session: Session, model: ModelVersion) -> Lineage:
     """Return where a model comes from and what was made of it."""
     ancestors = []

@@ -118,6 +118,8 @@ def create_evaluation_run(
     **settings: Any,
 ) -> Run:
     """Queue an evaluation of `policies` against `baseline` on the snapshot's held-out prompts."""
+    if not policies:
+        raise InvalidInputError("Choose at least one policy to judge.")
     for policy in (baseline, *policies):
         _require_policy(project, policy)
     _require_same_project(project, snapshot)
@@ -136,7 +138,7 @@ def create_evaluation_run(
         _require_reward_model(project, reward_model)
         options["reward_model"] = reward_model.uri
         inputs["reward_model"] = str(reward_model.id)
-    names = ", ".join(policy.name for policy in policies) or "nothing"
+    names = ", ".join(policy.name for policy in policies)
     return _create(
         session,
         project,
