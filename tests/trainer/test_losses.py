@@ -45,9 +45,15 @@ def test_pairwise_loss_of_equal_scores_is_ln_2_and_pushes_them_apart() -> None:
 
 
 def test_pairwise_loss_stays_finite_where_the_ranking_is_badly_wrong() -> None:
-    scores = torch.tensor([0.0, 200.0], dtype=torch.bfloat16)
-    loss = pairwise_reward_loss(scores, torch.tensor([[0, 1]]), torch.ones(1))
+    loss = pairwise_reward_loss(torch.tensor([0.0, 200.0]), torch.tensor([[0, 1]]), torch.ones(1))
     assert loss.item() == pytest.approx(200.0, rel=1e-6)
+
+
+def test_pairwise_loss_of_bfloat16_scores_is_computed_in_float32() -> None:
+    scores = torch.tensor([1.0, 0.5], dtype=torch.bfloat16)
+    # log(1 + e^-0.5) = 0.4740770; bfloat16 would give 0.4746.
+    loss = pairwise_reward_loss(scores, torch.tensor([[0, 1]]), torch.ones(1))
+    assert loss.item() == pytest.approx(0.4740770, rel=1e-6)
 
 
 def test_dpo_loss_of_one_pair_by_hand() -> None:

@@ -49,6 +49,8 @@ def test_an_update_clips_the_gradient_and_reports_its_norm() -> None:
     rate, norm = optim.update(optimizer, 1.0, Optim(learning_rate=0.1, warmup_fraction=0.0, schedule="constant"), 1, 10)
     assert (rate, norm) == (0.1, 6.0)
     assert weight.grad is None
+    # A norm of 6 is clipped to 1: each entry from 3 to 0.5, of which a tenth enters AdamW's mean.
+    torch.testing.assert_close(optimizer.state[weight]["exp_avg"], torch.full((2, 2), 0.05), rtol=1e-5, atol=0.0)
 
 
 def test_vectors_are_not_decayed() -> None:
