@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
 from app.errors import SetupError
@@ -49,6 +51,12 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def log_config() -> dict[str, Any]:
+    """Return uvicorn's logging, with the application's own lines beside the server's."""
+    loggers = {**LOGGING_CONFIG["loggers"], "app": {"handlers": ["default"], "level": "INFO", "propagate": False}}
+    return {**LOGGING_CONFIG, "loggers": loggers}
+
+
 def serve(bound: socket.socket, workers: int = 1) -> bool:
     """Serve until SIGTERM or SIGINT; return whether the server came up at all."""
     config = uvicorn.Config(
@@ -56,6 +64,10 @@ def serve(bound: socket.socket, workers: int = 1) -> bool:
         workers=workers,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
+        # The server's own access log would write addresses out, and an invitation's address is its secret. The
+        # application logs a line for each request instead, with the route's pattern.
+        access_log=False,
+        log_config=log_config(),
     )
     if workers > 1:
         Multiprocess(config, sockets=[bound]).run()
