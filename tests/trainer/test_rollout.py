@@ -3,7 +3,7 @@
 import pytest
 import torch
 from builders import ask, build_tokenizer
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from trainer import data, modeling, rollout
 from trainer.config import ConfigError, Lora, Sampling
@@ -54,6 +54,20 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(model: PreTrainedModel) ->
     assert [a.ids for a in together] == [a.ids for a in by_two] == [a.ids for a in alone]
 
 
+def test_padding_on_the_left_does_not_move_absolute_positions() -> None:
+    torch.manual_seed(0)
+    policy = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=64, n_embd=16, n_layer=1, n_head=2)).eval()
+    with torch.no_grad():
+        policy.get_parameter("transformer.wpe.weight").mul_(50)
+    sampling, noise = Sampling(max_new_tokens=8, temperature=1.0), rollout.noise(0, NAMES, 8)
+    answers = rollout.sample(policy, PROMPTS, sampling, [-1], noise)
+    batch = data.collate([data.Sequence(p, a.ids) for p, a in zip(PROMPTS, answers, strict=True)], 0, CPU)
+    with torch.no_grad():
+        expected = modeling.completion_logps(policy, batch)[batch.completion_mask]
+    found = torch.tensor([logp for answer in answers for logp in answer.logps])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(model: PreTrainedModel) -> None:
     sampling = Sampling(max_new_tokens=12)
     first, again, other = (draw(model, sampling, [1], seed=seed) for seed in (3, 3, 4))
@@ -97,7 +111,7 @@ def test_the_token_is_the_first_whose_cumulative_probability_passes_the_uniform(
 
 
 def test_a_token_without_probability_is_never_drawn_at_any_edge_of_a_block() -> None:
-    possible = [0, 255, 256, 511, 512, 599]
+    possible = [3, 255, 256, 511, 512, 599]
     logits = torch.full((1, 600), -200.0)
     logits[0, possible] = 0.0
     uniforms = torch.arange(6000, dtype=torch.float64) / 6000
