@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Prompt, Run
-from app.services import registry, tasks
+from app.services import charts, registry, tasks
 from app.services.snapshots import prompt_record
 from trainer.records import RecordError, Sample, file_sha256, read_samples, verify_manifest
 
@@ -51,7 +51,7 @@ def store(session: Session, run: Run, outcome: Outcome) -> None:
     """Store the outcome, in the transaction that makes the run succeeded."""
     summary = outcome.report.get("summary", {})
     if outcome.final is not None and outcome.manifest_sha256 is not None:
-        metrics = {key: value for key, value in summary.items() if isinstance(value, (int, float))}
+        metrics = {key: value for key, value in summary.items() if charts.is_figure(value)}
         registry.add_trained(
             session, run, uri=str(outcome.final), manifest_sha256=outcome.manifest_sha256, metrics=metrics
         )

@@ -12,12 +12,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from run_builders import make_model
 from sqlalchemy import select, text
 from supervision import Supervision, World, child_pid, stored, wait_for
 
 from app.db import transaction
-from app.models import Checkpoint, ModelVersion, RunAttempt, RunEvent, RunMetric
-from app.services import registry, run_states
+from app.models import Checkpoint, Completion, ModelVersion, RunAttempt, RunEvent, RunMetric, Task
+from app.services import registry, run_states, runs
 from app.settings import get_settings
 from app.worker import supervise as module
 
@@ -87,9 +88,6 @@ def test_a_running_trainer_is_cancelled_and_leaves_a_checkpoint(world: World) ->
 
 
 def test_a_sampling_run_gives_answers_to_be_ranked(world: World) -> None:
-    from app.models import Completion, Task
-    from app.services import runs
-
     with transaction() as session:
         run = runs.create_sampling_run(
             session, world.project, world.model, world.admin, temperature=1.0, max_new_tokens=8, prompts="held_out"
@@ -102,6 +100,29 @@ def test_a_sampling_run_gives_answers_to_be_ranked(world: World) -> None:
         assert len(tasks) == len(run.inputs["prompts"]) > 0
         sources = set(session.scalars(select(Completion.model_version_id).where(Completion.run_id == run.id)))
         assert sources == {world.model.id}
+
+
+def test_an_evaluation_notes_its_figures_on_the_models_it_judged(world: World) -> None:
+    with transaction() as session:
+        other = make_model(session, world.project, world.admin, world.model.uri, "dpo-1", method="dpo")
+        run = runs.create_evaluation_run(
+            session,
+            world.project,
+            world.admin,
+            baseline=world.model,
+            policies=[other],
+            snapshot=world.snapshot,
+            options={"sampling": {"max_new_tokens": 4}},
+        )
+    supervision = Supervision(run.id)
+    supervision.start()
+    run = supervision.end()
+    assert run.state == "succeeded", run.log_tail
+    with transaction() as session:
+        for model in session.scalars(select(ModelVersion)):
+            found = model.metrics["evaluation"]
+            assert found.pop("run_id") == str(run.id)
+            assert found == run.report["summary"]["policies"][model.name]
 
 
 @pytest.mark.parametrize(("code", "state"), [("2", "failed"), ("4", "failed"), ("1", "queued"), ("3", "queued")])
