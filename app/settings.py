@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     session_absolute_days: int = 7
     max_form_bytes: int = 1 << 20
     max_import_bytes: int = 64 << 20
-    database_pool_size: int = 10
+    database_pool_size: int = Field(default=10, description="two more than the sessions the web uses at once")
     statement_timeout_ms: int = 5_000
     lock_timeout_ms: int = 2_000
     run_lease_seconds: int = 60

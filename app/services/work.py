@@ -101,10 +101,8 @@ def open_task(
 
 
 def _shown(session: Session, assignment: Assignment, ranks: Mapping[str, int]) -> tuple[ShownAnswer, ...]:
-    rows = session.execute(
-        select(Completion.id, Completion.text).where(Completion.id.in_(assignment.shown_order))
-    ).tuples()
-    texts = dict(rows.all())
+    rows = session.execute(select(Completion.id, Completion.text).where(Completion.id.in_(assignment.shown_order)))
+    texts = {row.id: row.text for row in rows}
     return tuple(
         ShownAnswer(letter, texts[completion_id], ranks.get(letter))
         for letter, completion_id in zip(rankings.LETTERS, assignment.shown_order, strict=False)
