@@ -64,17 +64,48 @@ def up(host: HostOption = None, port: PortOption = None, web_workers: WorkersOpt
             _wait(stack)
     except KeyboardInterrupt:
         pass  # somebody asked for the end, and all has been stopped
-    if stack.failure:
-        raise PlackettError(stack.failure)
     console.print("Stopped.")
 
 
 def _wait(stack: Stack) -> None:
+    """Return never: somebody asks for the end (KeyboardInterrupt), or a process gives up (PlackettError)."""
     try:
         stack.wait()
     except KeyboardInterrupt:
         console.print("Stopping. A run in progress saves a checkpoint first.", style="dim")
         raise
+    raise PlackettError(stack.failure or "The stack has stopped.")
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same table.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo in the same folder first.")] = False,
+    host: HostOption = None,
+    port: PortOption = None,
+    var: VarOption = None,
+) -> None:
+    """Run the whole loop once on a real model with simulated labelers; on a terminal the server then stays up."""
+    settings = _settings(host=host, port=port, var=var)
+    from app.demo import run
+    from app.embedded.interrupt import StopOnce
+
+    StopOnce()
+    finished = False
+
+    def stay(stack: Stack) -> None:
+        nonlocal finished
+        finished = True
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            console.print("\nThe server keeps running. Ctrl-C stops it.")
+            _wait(stack)
+
+    try:
+        run.demo(settings, console, seed=seed, fresh=fresh, stay=stay)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        if not finished:
+            raise typer.Exit(130) from None
 
 
 @app.command()
