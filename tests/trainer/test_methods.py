@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ask, read_lines, some_comparisons, some_demonstrations, without_clock
+from builders import ask, build_tokenizer, read_lines, some_comparisons, some_demonstrations, without_clock
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import dpo, reward, sft
+from trainer import data, dpo, reward, sft
 from trainer.__main__ import main
 from trainer.config import load_run
 from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Message, file_sha256, verify_manifest
@@ -56,6 +56,25 @@ def test_sft_learns_its_demonstrations_and_leaves_a_model_that_plain_transformer
     model = AutoModelForCausalLM.from_pretrained(run_dir / "final")
     tokens = torch.tensor([[7, 8, 9]])
     assert torch.isfinite(model(input_ids=tokens).logits).all()
+
+
+def test_the_first_sft_loss_is_what_transformers_computes_for_the_answers_tokens(
+    make_run: MakeRun, tiny_model: str
+) -> None:
+    optim = {"batch_size": 3, "max_steps": 1, "tokens_per_forward": 64}  # three forwards
+    run_dir = make_run("sft", demonstrations=some_demonstrations(3), options={"optim": optim})
+    assert main(["sft", "--run", str(run_dir)]) == EXIT_DONE
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), build_tokenizer()
+    total, count = 0.0, 0
+    for row in some_demonstrations(3):
+        (sequence,) = data.encode(tokenizer, row.messages, [row.completion], 512, data.Truncation())
+        labels = [-100] * len(sequence.prompt) + sequence.completion
+        ids = torch.tensor([sequence.prompt + sequence.completion])
+        total += model(input_ids=ids, labels=torch.tensor([labels])).loss.item() * len(sequence.completion)
+        count += len(sequence.completion)
+    (row,) = read_lines(run_dir / "metrics.jsonl")
+    assert row["loss"] == pytest.approx(total / count, rel=1e-4)
 
 
 def test_full_fine_tuning_trains_every_weight_and_saves_in_the_precision_of_the_run(make_run: MakeRun) -> None:
