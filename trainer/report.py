@@ -292,9 +292,10 @@ def _draw(path: Path, title: str, x_label: str, y_label: str, paint: Callable[[A
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+        figure = Figure(figsize=(5.6, 3.2))
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        # Fixed margins: a layout engine would draw every picture twice.
+        axes = figure.add_axes((0.13, 0.15, 0.84, 0.74))
         paint(axes)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel(x_label)

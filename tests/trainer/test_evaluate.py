@@ -1,0 +1,190 @@
+"""The evaluation: win rates and intervals by hand, and whole runs on a tiny model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import ask, build_tokenizer, read_lines, some_comparisons
+from conftest import MakeRun
+
+from trainer import evaluate, modeling, rollout
+from trainer.__main__ import main
+from trainer.config import EvaluateOptions
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples
+
+CPU = torch.device("cpu")
+PROMPTS = [Prompt(f"p{n}", ask(f"tell {n}"), split="held_out" if n < 4 else "train") for n in range(6)]
+SAMPLING = {"max_new_tokens": 6, "temperature": 1.0, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The final folder of a real reward run."""
+    folder = tmp_path_factory.mktemp("reward_run")
+    (folder / "data").mkdir()
+    config = {
+        "run_id": "judge",
+        "method": "reward",
+        "model": tiny_model,
+        "precision": "float32",
+        "options": {"optim": {"learning_rate": 5e-3, "batch_size": 4, "epochs": 3.0}},
+    }
+    (folder / "run.json").write_text(json.dumps(config))
+    evaluate.write_jsonl(folder / "data" / "comparisons.jsonl", some_comparisons(8))
+    (folder / "data" / "manifest.json").write_text('{"schema": 1, "files": {}}')
+    assert main(["reward", "--run", str(folder)]) == EXIT_DONE
+    return str(folder / "final")
+
+
+@pytest.fixture(scope="module")
+def moved_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a policy that differs from the tiny model."""
+    folder = tmp_path_factory.mktemp("moved_model")
+    policy = modeling.load_policy(tiny_model, torch.float32, CPU)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    modeling.save_policy(policy, build_tokenizer(), folder, torch.float32)
+    return str(folder)
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "report.json").read_text(encoding="utf-8"))["summary"]
+
+
+def test_wins_counts_pairs_of_a_prompt_and_halves_ties() -> None:
+    # Prompt 1: 3 > 1, 3 > 2, 0 < 1, 0 < 2: 2 of 4. Prompt 2: 5 = 5, 5 > 4, 5 = 5, 5 > 4: 3 of 4.
+    assert evaluate.wins([3.0, 0.0, 5.0, 5.0], [1.0, 2.0, 5.0, 4.0], each=2) == [0.5, 0.75]
+
+
+def test_a_policy_ties_with_itself_on_every_prompt() -> None:
+    assert evaluate.wins([1.0, 2.0, 7.0], [1.0, 2.0, 7.0], each=1) == [0.5, 0.5, 0.5]
+    assert evaluate.wins([1.0, 2.0], [1.0, 2.0], each=2) == [0.5]
+
+
+def described(rewards: list[float], baseline: list[float]) -> dict[str, Any]:
+    """Return the figures of a policy with these rewards, one answer a prompt."""
+    answers = [rollout.Answer([4, 1], "stop", [0.0, 0.0], 0.0), *[rollout.Answer([4], "length", [0.0], 0.0)] * 3]
+    found = evaluate.Judged([], answers, [], [], same_tokens=True)
+    kls: dict[str, list[tuple[float, float]] | None] = {"new": [(1.0, 0.5), (-1.0, 0.5), (4.0, 2.0), (0.0, 0.0)]}
+    options = EvaluateOptions(samples_per_prompt=1, baseline="base")
+    return evaluate.describe("new", {"new": found}, kls, {"new": rewards, "base": baseline}, options, seed=0)
+
+
+def test_the_figures_of_a_policy_by_hand() -> None:
+    figures = described([1.0, 2.0, 3.0, 6.0], [0.0, 3.0, 2.0, 5.0])
+    assert figures["reward"] == pytest.approx(3.0)
+    assert figures["win_rate"] == pytest.approx(0.75)  # loses the second prompt only
+    assert figures["kl"] == pytest.approx(1.0)  # (1 - 1 + 4 + 0) / 4
+    assert figures["kl_k3"] == pytest.approx(0.75)
+    assert figures["tokens"] == pytest.approx(1.25)
+    assert figures["ended"] == pytest.approx(0.25)
+    # Resampling four prompts of which one is lost: the number of wins is binomial(4, 3/4), whose 2.5 % quantile is 1
+    # (P(0) = 0.4 %, P(0 or 1) = 5.1 %) and whose 97.5 % quantile is 4.
+    assert figures["win_rate_interval"] == pytest.approx([0.25, 1.0])
+
+
+def test_a_policy_that_wins_everywhere_has_an_interval_without_width() -> None:
+    assert described([1.0] * 4, [0.0] * 4)["win_rate_interval"] == [1.0, 1.0]
+
+
+def test_the_headline_says_whether_the_interval_leaves_a_half(moved_model: str) -> None:
+    options = EvaluateOptions()
+    for interval, words in (([0.6, 0.8], "better than base"), ([0.4, 0.8], "not told apart"), ([0.1, 0.4], "worse")):
+        figures = {"base": {}, "dpo": {"win_rate": 0.7, "win_rate_interval": interval}}
+        assert words in evaluate.headline(figures, options)
+
+
+def test_the_baseline_against_itself_and_a_moved_policy(
+    make_run: MakeRun, tiny_model: str, moved_model: str, judge: str
+) -> None:
+    policies = [{"name": "twin", "model": tiny_model}, {"name": "moved", "model": moved_model}]
+    run_dir = make_run(
+        "evaluate",
+        prompts=PROMPTS,
+        comparisons=some_comparisons(4, 4),
+        options={"policies": policies, "reward_model": judge, "samples_per_prompt": 2, "sampling": SAMPLING},
+    )
+    assert main(["evaluate", "--run", str(run_dir)]) == EXIT_DONE
+
+    summary = summary_of(run_dir)
+    assert summary["prompts"] == 4
+    base, twin, moved = (summary["policies"][name] for name in ("base", "twin", "moved"))
+    assert base["kl"] == twin["kl"] == 0.0
+    assert "win_rate" not in base
+    # The same weights and the same noise: the same answers, so every prompt is a draw.
+    assert twin["win_rate"] == 0.5
+    assert twin["win_rate_interval"] == [0.5, 0.5]
+    assert twin["reward"] == base["reward"]
+    assert moved["kl_k3"] > 0.01
+    assert summary["held_out_accuracy"] > 0.5
+    assert summary["held_out_accuracy_interval"][0] <= summary["held_out_accuracy"]
+
+    samples = read_samples(run_dir / "samples.jsonl")
+    assert [(row.policy, row.prompt_id, row.index) for row in samples] == [
+        (name, f"p{n}", k) for name in ("base", "twin", "moved") for n in range(4) for k in range(2)
+    ]
+    rewards = [row.reward for row in samples if row.policy == "moved"]
+    assert sum(value for value in rewards if value is not None) / 8 == pytest.approx(moved["reward"])
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert [(row["step"], row["total_steps"], row["policy"]) for row in rows] == [
+        (8, 24, "base"),
+        (16, 24, "twin"),
+        (24, 24, "moved"),
+    ]
+    text = (run_dir / "report.md").read_text(encoding="utf-8")
+    assert "win_rate.svg" in text
+    assert "reward_by_kl.svg" in text
+
+
+def test_the_same_seed_gives_the_same_figures(make_run: MakeRun, moved_model: str, judge: str) -> None:
+    found = []
+    for name in ("first", "second"):
+        options = {"policies": [{"name": "m", "model": moved_model}], "reward_model": judge, "sampling": SAMPLING}
+        run_dir = make_run("evaluate", name=name, prompts=PROMPTS, options=options)
+        assert main(["evaluate", "--run", str(run_dir)]) == EXIT_DONE
+        found.append((summary_of(run_dir), (run_dir / "samples.jsonl").read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_without_a_reward_model_only_what_can_be_known_is_told(make_run: MakeRun, moved_model: str) -> None:
+    options = {"policies": [{"name": "moved", "model": moved_model}], "sampling": SAMPLING}
+    run_dir = make_run("evaluate", prompts=PROMPTS, options=options)
+    assert main(["evaluate", "--run", str(run_dir)]) == EXIT_DONE
+    moved = summary_of(run_dir)["policies"]["moved"]
+    assert "reward" not in moved
+    assert "win_rate" not in moved
+    assert moved["kl"] is not None
+    assert {row.reward for row in read_samples(run_dir / "samples.jsonl")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"reward_model": "/no/such/judge"}, "holds no reward.json"),
+        ({"policies": [{"name": "gone", "model": "/no/such/policy"}]}, "/no/such/policy does not exist"),
+        ({"policies": [{"name": "base", "model": "/x"}]}, "must have different names"),
+    ],
+)
+def test_a_missing_model_is_refused_in_one_sentence(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], change: dict[str, Any], sentence: str
+) -> None:
+    good = make_run("evaluate", name="good", prompts=PROMPTS, options={"sampling": SAMPLING})
+    assert main(["evaluate", "--run", str(good)]) == EXIT_DONE
+    run_dir = make_run("evaluate", name="bad", prompts=PROMPTS, options={"sampling": SAMPLING, **change})
+    capsys.readouterr()
+    assert main(["evaluate", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_split_without_prompts_is_refused_in_one_sentence(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run("evaluate", prompts=PROMPTS[4:], options={"sampling": SAMPLING})
+    assert main(["evaluate", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert "no prompt in the held_out split" in capsys.readouterr().err
