@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app import db
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import Assignment, Project, Task
+from app.models import Assignment, Project, Task, User
 from app.services import assignments, projects
 from app.settings import get_settings
 
@@ -163,6 +163,28 @@ def test_late_work_is_kept_but_not_counted_when_the_place_is_taken() -> None:
         (False, assignments.LATE),
         (True, None),
     ]
+    assert counters_are_right()
+
+
+def test_late_work_of_many_at_once_fills_the_free_places_and_no_more() -> None:
+    world = make_world(number_of_prompts=1, overlap=2, number_of_labelers=8)
+    held = []
+    for labeler in world.labelers:
+        taken = take(world, labeler)
+        assert taken is not None
+        held.append((taken, labeler))
+        expire(taken)
+    with db.transaction() as session:
+        assignments.expire_due(session)
+    together = Barrier(8)
+
+    def submit(mine: tuple[Assignment, User]) -> str | None:
+        together.wait()
+        return rank(*mine).not_counted_reason
+
+    with ThreadPoolExecutor(8) as pool:
+        reasons = list(pool.map(submit, held))
+    assert (reasons.count(None), reasons.count(assignments.LATE)) == (2, 6)
     assert counters_are_right()
 
 

@@ -111,6 +111,8 @@ def test_a_labeler_sees_what_waits_for_them_and_what_they_hold() -> None:
     rank(taken, first)
     (mine,) = my_work(first)
     assert (mine.held, mine.progress.done_today, mine.progress.done_total) == ({}, 1, 1)
+    (theirs,) = my_work(second)
+    assert (theirs.progress.done_today, theirs.progress.done_total) == (0, 0)
 
 
 def test_a_paused_project_shows_only_to_those_who_hold_work_in_it(session: Session) -> None:
