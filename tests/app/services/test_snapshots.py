@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,13 @@ from run_builders import (
     make_user,
     rank,
 )
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.db import transaction
+from app.db import reading, transaction
 from app.errors import InvalidInputError, NotFoundError
-from app.models import Project, Snapshot, Task, User
+from app.models import Project, Prompt, Snapshot, Task, User
 from app.services import snapshots
 from trainer.records import read_comparisons, read_demonstrations, read_prompts, verify_manifest
 
@@ -129,6 +130,20 @@ def test_nothing_from_a_clock_or_a_random_id_is_in_the_files(people: tuple[Proje
     snapshot = freeze(project, admin)
     everything = "".join(path.read_text() for path in Path(snapshot.uri).iterdir())
     assert not [item for item in [*ids, str(project.id), str(snapshot.id)] if item in everything]
+
+
+def test_a_reading_transaction_sees_one_moment_and_writes_nothing(people: tuple[Project, User, User, User]) -> None:
+    project, *_ = people
+    count = select(func.count()).select_from(Prompt)
+    with reading() as moment:
+        assert moment.scalar(count) == 0
+        with transaction() as session:
+            make_prompts(session, project, ["One?"])
+        assert moment.scalar(count) == 0
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            moment.execute(update(Project).values(name="Other"))
+    with reading() as moment:
+        assert moment.scalar(count) == 1
 
 
 def test_a_project_without_answers_has_nothing_to_freeze(people: tuple[Project, User, User, User]) -> None:

@@ -58,7 +58,7 @@ def make_due() -> None:
 
 def test_a_run_survives_the_death_of_its_worker(world: World, start_worker: StartWorker) -> None:
     first = start_worker()
-    run_id = world.queue_sft(steps=80, checkpoint_steps=5)
+    run_id = world.queue_sft(steps=200, checkpoint_steps=10)
     folder = get_settings().runs_dir / str(run_id)
     wait_for("a checkpoint", lambda: any(folder.glob("checkpoints/step_*/manifest.json")), 90)
     trainer = child_pid(folder)

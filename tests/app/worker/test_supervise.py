@@ -44,7 +44,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_killed_trainer_is_started_again_and_resumes_to_a_model(world: World) -> None:
-    run_id = world.queue_sft(steps=80, checkpoint_steps=5)
+    run_id = world.queue_sft(steps=200, checkpoint_steps=10)
     first = Supervision(run_id)
     first.start()
     wait_for("a checkpoint", lambda: any(folder(run_id).glob("checkpoints/step_*/manifest.json")))
@@ -60,11 +60,11 @@ def test_a_killed_trainer_is_started_again_and_resumes_to_a_model(world: World) 
     run = second.end()
     assert (run.state, run.attempt) == ("succeeded", 2), run.log_tail
     assert kinds(run_id) == ["created", "claimed", "crashed", "claimed", "finished"]
-    assert run.progress_step == run.progress_total == 80
+    assert run.progress_step == run.progress_total == 200
     assert run.report["summary"]
     with transaction() as session:
         steps = list(session.scalars(select(RunMetric.step).order_by(RunMetric.step)))
-        assert steps == list(range(1, 81))
+        assert steps == list(range(1, 201))
         model = session.scalars(select(ModelVersion).where(ModelVersion.run_id == run_id)).one()
         assert (model.name, model.kind, model.parent_id) == ("sft-1", "policy", world.model.id)
         assert model.snapshot_id == world.snapshot.id
