@@ -153,5 +153,5 @@ def _headline(model: ModelVersion) -> str:
     """Return the one or two numbers by which models of this kind are compared."""
     known = {**model.metrics, **model.metrics.get("evaluation", {})}
     wanted = ("held_out_accuracy", "held_out_loss") if model.kind == "reward" else ("win_rate", "kl")
-    found = charts.figures({key: known[key] for key in wanted if charts.is_figure(known.get(key))})
-    return ", ".join(f"{label} {text}" for label, text in list(found.items())[:2])
+    found = [charts.figures({key: known[key]}) for key in wanted if charts.is_figure(known.get(key))]
+    return ", ".join(f"{label} {text}" for each in found for label, text in each.items())
