@@ -77,7 +77,7 @@ class Watch:
 
     @property
     def sent(self) -> list[str]:
-        """Pages and fragments asked for since `clear`, such as "POST /work/…/ranking"; files that browsers keep aside."""
+        """Pages and fragments asked for since `clear`, such as "POST /work/…/ranking"; without what is kept."""
         return [self._words(request) for request in self.requests if "/static/" not in request.url]
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures: one Chromium and one web server for the whole folder; fresh contexts and an empty database for each test."""
+"""Fixtures: one Chromium and one web server for the folder; fresh contexts and an empty database for each test."""
 
 from __future__ import annotations
 
@@ -34,10 +34,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="write the screenshots of the documentation there")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the browser, and leave out the drawing of screenshots where nobody asked for it."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+    if config.getoption("--screenshots", None) is None:
+        drawing = [item for item in items if item.path.name == "test_screenshots.py"]
+        items[:] = [item for item in items if item not in drawing]
+        config.hook.pytest_deselected(items=drawing)
+
+
+@pytest.fixture
+def screenshots(request: pytest.FixtureRequest) -> Path:
+    """The folder that `--screenshots` names."""
+    folder = Path(request.config.getoption("--screenshots")).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @dataclass(frozen=True)

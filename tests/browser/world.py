@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -49,8 +50,9 @@ def make_project(
 
 
 def import_lines(session: Session, project: Project, admin: User, questions: Sequence[str]) -> None:
-    """Import prompts as plain text, one a line."""
-    prompts.import_file(session, project, admin, BytesIO("\n".join(questions).encode()), "text")
+    """Import prompts of one message each."""
+    lines = "\n".join(json.dumps({"prompt": question}) for question in questions)
+    prompts.import_file(session, project, admin, BytesIO(lines.encode()), "jsonl")
 
 
 def make_model(
@@ -141,13 +143,19 @@ TRAINED = (
 """Method, parent, what its training reported, and what an evaluation found."""
 
 
-def make_studio(admin: User, folder: Path, labelers: Sequence[User] = ()) -> Studio:
-    """Make a project as it looks when the loop has gone round once."""
+def make_studio(
+    admin: User,
+    folder: Path,
+    labelers: Sequence[User] = (),
+    questions: Mapping[str, Sequence[str]] = QUESTIONS,
+    **project_values: Any,
+) -> Studio:
+    """Make a project as it looks when the loop has gone round once; the questions are at least six, of four answers."""
     labelers = labelers or (_person("Jonas Petri", "labeler"),)
     with db.transaction() as session:
-        project = make_project(session, admin, overlap=3, held_out_percent=20)
+        project = make_project(session, admin, tuple(questions), overlap=3, held_out_percent=20, **project_values)
         base = make_model(session, project, admin, folder / "base")
-        sample(session, admin, base)
+        sample(session, admin, base, questions)
         for kind in ("ranking", "demonstration"):
             tasks.open_tasks(session, project, admin, kind)
     with db.transaction() as session:
@@ -162,6 +170,7 @@ def make_studio(admin: User, folder: Path, labelers: Sequence[User] = ()) -> Stu
         for method, parent, figures, judged in TRAINED:
             made = _trained(session, admin, models, method, models[parent], snapshot, folder, figures, judged)
             models[made.name] = made
+        registry.promote(session, registry.get(session, base.id), admin)
         run = _queue(session, admin, models, "ppo", models["sft-1"], snapshot)
     with db.transaction() as session:
         run_states.heartbeat(session, start(session, run), 3600, _curves())

@@ -1,0 +1,65 @@
+"""Every page of the app with something on it: a name, who opens it, and where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from sqlalchemy import select
+
+from app import db
+from app.models import AuditEvent, User
+from app.services import accounts, assignments
+from app.services.assignments import TaskKind
+
+from .world import Studio
+
+
+def lease(studio: Studio, labeler: User, kind: TaskKind) -> UUID:
+    """Hand a task of this kind to the labeler and return the assignment's id."""
+    with db.transaction() as session:
+        taken = assignments.claim(session, studio.project, labeler, kind)
+    assert taken is not None
+    return taken
+
+
+def invitation(admin: User, email: str = "lena@example.org") -> str:
+    """Invite a labeler and return the path of the link."""
+    with db.transaction() as session:
+        token, _ = accounts.invite(session, admin, email, "labeler")
+    return f"/invite/{token}"
+
+
+def pages_of(studio: Studio, labeler: User) -> Mapping[str, tuple[User | None, str]]:
+    """Return every page by name. The labeler is one who has no task in hand yet."""
+    admin, project = studio.admin, f"/projects/{studio.project.id}"
+    with db.transaction() as session:
+        imported = session.scalars(select(AuditEvent.id).where(AuditEvent.action == "prompts.imported")).one()
+    ranking, writing = (f"/work/assignments/{lease(studio, labeler, kind)}" for kind in ("ranking", "demonstration"))
+    return {
+        "sign-in": (None, "/sign-in"),
+        "invitation": (None, invitation(admin)),
+        "work": (labeler, "/work"),
+        "ranking": (labeler, ranking),
+        "demonstration": (labeler, writing),
+        "account": (labeler, "/account"),
+        "projects": (admin, "/projects"),
+        "new project": (admin, "/projects/new"),
+        "project": (admin, project),
+        "prompts": (admin, f"{project}/prompts"),
+        "import": (admin, f"{project}/prompts/import"),
+        "imported": (admin, f"{project}/prompts/imported/{imported}"),
+        "guidelines": (admin, f"{project}/guidelines"),
+        "snapshots": (admin, f"{project}/snapshots"),
+        "snapshot": (admin, f"/snapshots/{studio.snapshot.id}"),
+        "runs": (admin, f"{project}/runs"),
+        "all runs": (admin, "/runs"),
+        "new run": (admin, f"/runs/new?project={studio.project.id}&method=ppo"),
+        "run": (admin, f"/runs/{studio.running.id}"),
+        "models": (admin, f"{project}/models"),
+        "model": (admin, f"/models/{studio.models['dpo-1'].id}"),
+        "people": (admin, "/people"),
+        "tokens": (admin, "/tokens"),
+        "api": (admin, "/api/docs"),
+        "not found": (admin, f"{project}/nowhere"),
+    }
