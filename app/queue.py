@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from uuid import UUID
 
 from celery import Celery
 from kombu import pools
 from kombu.exceptions import OperationalError
-from sqlalchemy.orm import Session
 
-from app.db import after_commit
 from app.settings import get_settings
 
 logger = logging.getLogger(__name__)
@@ -94,8 +91,3 @@ def ring(task: str, queue: str, *args: str) -> bool:
         logger.warning("broker does not answer, %s %s waits for the dispatcher: %s", task, args, type(error).__name__)
         return False
     return True
-
-
-def ring_for_run(session: Session, run_id: UUID) -> None:
-    """Ring the GPU queue for a run once this transaction has committed."""
-    after_commit(session, lambda: ring("plackett.run", GPU_QUEUE, str(run_id)))
