@@ -188,10 +188,7 @@ def create_project(
 @router.get("/{project_id}")
 def overview(request: Request, project_id: UUID, user: ReviewerUser, session: SessionDep) -> Response:
     """Show how far a project is."""
-    form = blank(
-        prompts="unsampled", temperature="0.8", max_new_tokens="256", seed="0", model_id="", form_id=str(uuid4())
-    )
-    return _overview(request, session, projects.get(session, project_id), form, may_change=user.role == "admin")
+    return _overview(request, session, projects.get(session, project_id), may_change=user.role == "admin")
 
 
 @router.get("/{project_id}/guidelines")
@@ -297,7 +294,7 @@ def sample(
     project = projects.get(session, project_id)
     form = submitted.data
     if form is None:
-        return _overview(request, session, project, submitted, may_change=True, status=422)
+        return _overview(request, session, project, may_change=True, form=submitted, status=422)
     try:
         run = runs.create_sampling_run(
             session,
@@ -311,7 +308,7 @@ def sample(
             dedupe_key=str(form.form_id) if form.form_id else None,
         )
     except (InvalidInputError, ConflictError) as error:
-        return _overview(request, session, project, submitted.refused(error), may_change=True, status=error.status)
+        return _overview(request, session, project, may_change=True, form=submitted.refused(error), status=error.status)
     return redirect(f"/runs/{run.id}")
 
 
@@ -346,19 +343,32 @@ def _overview(
     request: Request,
     session: SessionDep,
     project: Project,
-    form: Submitted[SampleForm],
     *,
     may_change: bool,
+    form: Submitted[SampleForm] | None = None,
     status: int = 200,
 ) -> Response:
     made = {item.run_id: item for item in tasks.sampled(session, project.id)}
     samplings = [run for run, _ in runs.listed(session, project.id) if run.method == "sample"]
+    counts = progress.overview(session, project.id)
+    models = registry.of_project(session, project.id, "policy")
     page = OverviewPage(
         project,
-        progress.overview(session, project.id),
-        [(model.id, _label(model)) for model in registry.of_project(session, project.id, "policy")],
+        counts,
+        [(model.id, _label(model)) for model in sorted(models, key=lambda model: model.state != "promoted")],
         [(run, made.get(run.id)) for run in samplings],
-        form,
+        form or _blank_sample_form(counts),
         may_change,
     )
     return render(request, "projects/overview.html", page, status)
+
+
+def _blank_sample_form(counts: Overview) -> Submitted[SampleForm]:
+    return blank(
+        model_id="",
+        prompts="unsampled" if counts.sampled < counts.prompts else "all",
+        temperature="0.8",
+        max_new_tokens="256",
+        seed="0",
+        form_id=str(uuid4()),
+    )
