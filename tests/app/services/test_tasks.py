@@ -84,7 +84,14 @@ def test_equal_answers_are_merged_and_a_prompt_with_one_answer_left_gets_no_task
 
     texts = select(Prompt.position, Completion.text).join(Prompt, Prompt.id == Completion.prompt_id)
     stored = session.execute(texts.order_by(Prompt.position, Completion.sample_index)).all()
-    assert [tuple(row) for row in stored] == [(0, "Yes."), (0, "No."), (1, "Yes."), (2, ""), (2, "Maybe."), (2, "maybe.")]
+    assert [tuple(row) for row in stored] == [
+        (0, "Yes."),
+        (0, "No."),
+        (1, "Yes."),
+        (2, ""),
+        (2, "Maybe."),
+        (2, "maybe."),
+    ]
     (made,) = tasks.sampled(session, project.id)
     assert (made.prompts, made.completions, made.draft, made.opened, made.without_task) == (3, 6, 2, 0, 1)
 
