@@ -102,7 +102,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 return EXIT_STOPPED
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
-    model = modeling.merge_lora(model).to(device.dtype)
+    model = modeling.cast_weights(modeling.merge_lora(model), device.dtype)
     summary: dict[str, object] = {
         "headline": f"DPO on {len(train)} prompts, with no held-out rankings to judge it by.",
         "train_prompts": len(train),

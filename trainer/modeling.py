@@ -67,8 +67,19 @@ def check_length(model: PreTrainedModel, config: RunConfig) -> None:
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
     """Save a whole model (adapters merged) and its tokenizer so that plain transformers loads the folder."""
-    merge_lora(model).to(dtype).save_pretrained(folder)
+    cast_weights(merge_lora(model), dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Give the weights, and they alone, another precision, as loading does.
+
+    `model.to(dtype)` would also round the rotary frequencies, which a loaded model keeps in float32: what was judged
+    and what is loaded later would then be two models.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def fingerprint(model: str) -> str:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from trainer import data
 from trainer.config import ConfigError, Lora, RunConfig
 from trainer.device import Device
-from trainer.modeling import add_lora, check_length, from_pretrained, load_tokenizer, merge_lora
+from trainer.modeling import add_lora, cast_weights, check_length, from_pretrained, load_tokenizer, merge_lora
 from trainer.records import Message
 
 TOKENS_PER_FORWARD = 4096
@@ -65,7 +65,7 @@ class RewardModel(nn.Module):
     def merge(self, dtype: torch.dtype) -> None:
         """Merge the adapters and take the precision in which the model will be saved."""
         setattr(self.classifier, self.classifier.base_model_prefix, merge_lora(self.trunk))
-        self.classifier.to(dtype)
+        cast_weights(self.classifier, dtype)
 
 
 def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:

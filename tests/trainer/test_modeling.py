@@ -137,3 +137,12 @@ def test_the_fingerprint_follows_the_weights(tiny_model: str, tmp_path: Path) ->
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert modeling.fingerprint(str(copy)) != modeling.fingerprint(tiny_model)
+
+
+def test_a_model_cast_before_saving_is_the_model_that_is_loaded_later(tiny_model: str, tmp_path: Path) -> None:
+    model = load(tiny_model)
+    modeling.save_policy(model, build_tokenizer(), tmp_path, torch.bfloat16)
+    loaded = modeling.load_policy(str(tmp_path), torch.bfloat16, torch.device("cpu"))
+    ids = torch.arange(4, 244)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, loaded(input_ids=ids).logits)
