@@ -182,9 +182,7 @@ def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
         may_cancel=may_cancel and is_live and run.cancel_requested_at is None,
         waiting=_waiting(session, run, page) if run.state == "queued" else "",
         charts=charts.charts(page.metrics),
-        last_values=[
-            (charts.label(name), charts.number(value)) for name, value in charts.last_values(page.metrics)
-        ],
+        last_values=[(charts.label(name), charts.number(value)) for name, value in charts.last_values(page.metrics)],
         duration=charts.duration(run, page.now),
         left=charts.spoken(left) if left is not None else "",
         plots=_plots(run),
