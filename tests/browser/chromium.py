@@ -65,7 +65,7 @@ class Watch:
         context.on("console", self._on_console)
         context.on("weberror", self._on_error)
         context.on("request", self._on_request)
-        context.on("requestfailed", lambda request: self._note(f"failed: {self._words(request)} {request.failure}"))
+        context.on("requestfailed", self._on_failure)
 
     def expect(self, pattern: str) -> None:
         """Allow, and demand, a problem that the regular expression finds."""
@@ -102,6 +102,11 @@ class Watch:
 
     def _on_error(self, error: WebError) -> None:
         self._note(f"page error: {error.error}")
+
+    def _on_failure(self, request: Request) -> None:
+        # A page that is left drops the question it has just asked, such as a run's page; nobody waits for the answer.
+        if request.failure != "net::ERR_ABORTED" or request.resource_type != "xhr":
+            self._note(f"failed: {self._words(request)} {request.failure}")
 
     def _on_request(self, request: Request) -> None:
         self.requests.append(request)

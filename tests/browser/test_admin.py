@@ -98,7 +98,7 @@ def test_the_form_of_a_run_opens_for_each_method(admin: User, open_page: OpenPag
     studio = world.make_studio(admin, tmp_path)
     page.goto(f"/projects/{studio.project.id}/runs")
     page.get_by_role("link", name="Start a run").click()
-    for method in ("SFT", "Reward model", "DPO", "PPO", "Evaluate"):
+    for method in ("SFT", "Reward model", "DPO", "PPO", "Evaluation"):
         page.get_by_role("navigation", name="Method").get_by_role("link", name=method, exact=True).click()
         expect(page.get_by_role("button", name=f"Start {method}")).to_be_visible()
     page.get_by_role("link", name="DPO", exact=True).click()

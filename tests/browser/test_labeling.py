@@ -221,6 +221,22 @@ def test_when_the_session_ends_while_ranking_nothing_is_lost_and_signing_in_else
     assert stored() == [BEST_FIRST_GROUPS]
 
 
+def test_a_written_answer_stays_on_the_page_when_the_session_has_ended(
+    project: Project, labeler: User, open_page: OpenPage, watch: Watch
+) -> None:
+    with db.transaction() as session:
+        tasks.open_demonstration_tasks(session, project)
+    page = open_page(labeler)
+    page.goto("/work")
+    page.get_by_role("button", name="Start writing").click()
+    page.get_by_label("Your answer").fill("A tomato is a fruit that nobody puts into a fruit salad.")
+    _end_sessions()
+    watch.expect("401")
+    submit_button(page).click()
+    expect(page.locator("#task [data-save-state]").last).to_contain_text("Sign in in another tab")
+    expect(page.get_by_label("Your answer")).to_have_value("A tomato is a fruit that nobody puts into a fruit salad.")
+
+
 def test_a_page_with_unsaved_choices_asks_before_it_is_left(
     project: Project, labeler: User, open_page: OpenPage, watch: Watch
 ) -> None:
