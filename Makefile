@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow lint types contracts format serve worker migrate bench lock clean browser
+.PHONY: help setup demo test test-slow screenshots lint types contracts format serve worker migrate bench lock clean browser
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,6 +62,9 @@ test: lint types contracts browser ## Check everything: lint, types, import cont
 
 test-slow: setup browser ## Run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+screenshots: setup browser ## Take the README's pictures again (docs/screenshots)
+	@$(BIN)/python -m pytest -q tests/browser/test_screenshots.py --screenshots docs/screenshots
 
 lint: setup ## Check style and formatting (ruff)
 	@$(BIN)/ruff check .
