@@ -79,7 +79,9 @@ def _wait(stack: Stack) -> None:
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same table.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random; the same seed gives the same table.")
+    ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo in the same folder first.")] = False,
     host: HostOption = None,
     port: PortOption = None,

@@ -27,12 +27,17 @@ def test_there_are_72_different_prompts_and_a_third_is_held_out() -> None:
     assert sum(len(prompt) > 1 for prompt in prompts) == 4, "some prompts are conversations"
 
 
-def test_demonstrations_answer_training_prompts_only() -> None:
-    prompts = {messages(row) for row in rows("prompts.jsonl")}
-    demonstrations = rows("demonstrations.jsonl")
-    assert len(demonstrations) == 46
-    assert all(messages(row) in prompts for row in demonstrations)
-    assert all(split_of(messages(row), HELD_OUT_FRACTION) == "train" for row in demonstrations)
+def test_every_training_prompt_has_a_demonstration_and_no_held_out_one_has() -> None:
+    prompts = [messages(row) for row in rows("prompts.jsonl")]
+    train = [prompt for prompt in prompts if split_of(prompt, HELD_OUT_FRACTION) == "train"]
+    assert [messages(row) for row in rows("demonstrations.jsonl")] == train
+    assert len({prompt[-1].content for prompt in prompts}) == 72, "labelers find a demonstration by its question"
+
+
+def test_the_next_prompts_are_new() -> None:
+    fresh = [messages(row) for row in rows("next_prompts.jsonl")]
+    assert len(set(fresh)) == 16
+    assert not set(fresh) & {messages(row) for row in rows("prompts.jsonl")}
 
 
 def test_demonstrations_are_what_the_guidelines_ask_for() -> None:
