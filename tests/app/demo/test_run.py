@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
+from sqlalchemy import func, select
 
+from app import db
+from app.demo import loop, plan
+from app.demo.model import NAME, find_gguf
+from app.demo.plan import Training
 from app.demo.progress import Story, spoken
-from app.demo.run import MARKER, prepare
+from app.demo.run import MARKER, demo, prepare
 from app.embedded.folder import exclusive, make_var
+from app.embedded.stack import Stack
 from app.errors import SetupError
+from app.models import Task
+from app.settings import get_settings
 
 
 def test_a_new_folder_is_marked_as_a_demos(tmp_path: Path) -> None:
@@ -65,3 +77,66 @@ def test_without_a_terminal_each_step_is_one_line() -> None:
 )
 def test_time_left_is_said_in_words(seconds: float, words: str) -> None:
     assert spoken(seconds) == words
+
+
+@pytest.fixture
+def small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A demo of nine prompts, short answers and a tiny random model; its VAR."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(find_gguf().parent, gguf_file=find_gguf().name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = tmp_path / "var" / "models" / NAME
+    LlamaForCausalLM(config).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    (model / "manifest.json").write_text("{}")
+
+    data = tmp_path / "data"
+    data.mkdir()
+    prompts = (loop.DATA / "prompts.jsonl").read_text().splitlines(keepends=True)[:9]
+    asked = [json.loads(line)["messages"] for line in prompts]
+    written = (loop.DATA / "demonstrations.jsonl").read_text().splitlines(keepends=True)
+    (data / "prompts.jsonl").write_text("".join(prompts))
+    (data / "demonstrations.jsonl").write_text("".join(w for w in written if json.loads(w)["messages"] in asked))
+    for name in ("next_prompts.jsonl", "guidelines.md"):
+        (data / name).write_text((loop.DATA / name).read_text())
+    monkeypatch.setattr(loop, "DATA", data)
+    monkeypatch.setattr(plan, "SAMPLING", {"temperature": "1", "max_new_tokens": "16"})
+    monkeypatch.setattr(plan, "PPO", Training(plan.PPO.fields | {"iterations": "2", "max_new_tokens": "8"}))
+    return tmp_path / "var"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_same_seed_gives_the_same_table_beside_the_first_demo(small_demo: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stay(stack: Stack) -> None:
+        page = httpx.get(stack.url + "/sign-in", timeout=10)
+        with db.transaction() as session:
+            waiting = session.scalar(select(func.count()).where(Task.state == "open", Task.done_count == 0))
+        seen.append((page.status_code, waiting or 0))
+
+    out = io.StringIO()
+    settings = get_settings().model_copy(update={"var": small_demo, "port": 0})
+    first, second = (demo(settings, Console(file=out, width=120), seed=5, stay=stay) for _ in range(2))
+    assert (first.project, second.project) == ("Demo", "Demo 2")
+    assert replace(second, project="Demo") == first
+    assert [row.name for row in first.policies] == ["base", "sft-1", "dpo-1", "ppo-1"]
+    assert seen == [(200, 16), (200, 32)], "the pages are served, and each demo leaves its next tasks open"
+    told = out.getvalue()
+    assert "/invite/" in told
+    assert "Every ranking below is simulated" in told
+    assert (small_demo / "demo" / "report.md").read_text().startswith("# Demo 2: one turn of the loop, seed 5")
+    assert "DATABASE_URL" not in os.environ
