@@ -68,7 +68,7 @@ def noise(seed: int, names: Sequence[str], length: int) -> torch.Tensor:
 def copy_weights(policy: PreTrainedModel, sampler: PreTrainedModel) -> None:
     """Copy the policy's present weights, its adapters merged, into `sampler`, a plain model of the same architecture.
 
-    Sampling from a merged copy in the run's precision is several times faster than through adapters and casts.
+    A merged copy in the run's precision spares each of the many small steps of sampling the adapters and the casts.
     """
     core = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     with torch.no_grad():
