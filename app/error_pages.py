@@ -95,7 +95,10 @@ def on_expected(request: Request, error: Exception) -> Response:
     if isinstance(error, NotSignedInError):
         if request.url.path.startswith("/api/"):
             headers["WWW-Authenticate"] = "Bearer"
-        elif request.method == "GET" and not is_htmx(request):
+        elif request.method == "GET" and is_htmx(request):
+            # A page that refreshes itself loads anew, and so leads to sign-in, instead of asking in vain for ever.
+            headers["HX-Refresh"] = "true"
+        elif request.method == "GET":
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return redirect("/sign-in" if target == "/" else f"/sign-in?next={quote(target, safe='')}")
     if isinstance(error, TooManyAttemptsError):

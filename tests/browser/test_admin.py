@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app import db
 from app.models import Prompt, User
@@ -140,6 +140,24 @@ def test_the_page_of_a_run_keeps_itself_fresh_and_stops_asking_when_the_run_has_
     page.clock.fast_forward(60_000)
     expect(page.get_by_text("The run is done.")).to_be_visible()
     assert watch.sent == []
+
+
+def test_the_page_of_a_run_leads_to_sign_in_when_the_session_has_ended(
+    admin: User, open_page: OpenPage, watch: Watch, tmp_path: Path
+) -> None:
+    with db.transaction() as session:
+        project = world.make_project(session, admin)
+        model = world.make_model(session, project, admin, tmp_path / "model")
+        run = runs.create_sampling_run(session, project, model, admin)
+    page = open_page(admin)
+    page.clock.install()
+    page.goto(f"/runs/{run.id}")
+    with db.transaction() as session:
+        session.execute(text("DELETE FROM web_sessions"))
+    watch.expect("401")
+    poll(page)
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert page.url.endswith(f"/sign-in?next=%2Fruns%2F{run.id}")
 
 
 def test_after_signing_out_the_back_button_and_the_browsers_storage_show_nothing_private(
