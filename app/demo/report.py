@@ -176,9 +176,8 @@ def _draw_curves(path: Path, runs: Mapping[str, Path]) -> None:
 def _draw_reward_by_kl(path: Path, policies: Sequence[PolicyFigures]) -> None:
     figure, (axes,) = _figure(1, 1, (5.6, 3.4))
     for color, row in zip(COLORS, policies, strict=False):
-        place = (math.sqrt(max(row.kl, 0.0)), row.reward)
-        axes.plot(*place, "o", markersize=7, color=color)
-        axes.annotate(row.name, place, xytext=(7, 4), textcoords="offset points", color=color)
+        axes.plot(math.sqrt(max(row.kl, 0.0)), row.reward, "o", markersize=7, color=color, label=row.name)
+    axes.legend(loc="best")  # names beside the points would cover one another: trained policies lie close together
     axes.margins(0.15)
     axes.set_title("Reward against distance from the base model, held-out prompts", loc="left", fontsize=10)
     axes.set_xlabel("square root of KL (nats an answer)")
