@@ -104,8 +104,9 @@ class Watch:
         self._note(f"page error: {error.error}")
 
     def _on_failure(self, request: Request) -> None:
-        # A page that is left drops the question it has just asked, such as a run's page; nobody waits for the answer.
-        if request.failure != "net::ERR_ABORTED" or request.resource_type != "xhr":
+        # The browser itself drops what a page that is being left was still asking for: its poll, its icon, a page that
+        # the next step of the test overtook. Nobody waits for those. What a server or the policy refuses has other names.
+        if request.failure != "net::ERR_ABORTED":
             self._note(f"failed: {self._words(request)} {request.failure}")
 
     def _on_request(self, request: Request) -> None:
