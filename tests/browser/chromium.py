@@ -105,7 +105,7 @@ class Watch:
 
     def _on_failure(self, request: Request) -> None:
         # The browser itself drops what a page that is being left was still asking for: its poll, its icon, a page that
-        # the next step of the test overtook. Nobody waits for those. What a server or the policy refuses has other names.
+        # the next step of the test overtook. What a server or the policy refuses has other names.
         if request.failure != "net::ERR_ABORTED":
             self._note(f"failed: {self._words(request)} {request.failure}")
 
