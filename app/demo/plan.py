@@ -14,7 +14,7 @@ OVERLAP = 3
 HELD_OUT_PERCENT = 33
 MAX_LENGTH = 256
 
-SAMPLING = {"temperature": "0.8", "max_new_tokens": "64"}
+SAMPLING = {"temperature": "0.8", "max_new_tokens": "48"}
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,23 @@ class Training:
     advanced: dict[str, Any] = field(default_factory=dict)
 
 
-SFT = Training({"learning_rate": "0.0005", "batch_size": "4", "epochs": "2", "lora_rank": "16"})
+SFT = Training({"learning_rate": "0.001", "batch_size": "8", "epochs": "2", "lora_rank": "16"})
 REWARD = Training({"learning_rate": "0.001", "batch_size": "2", "epochs": "1", "lora_rank": "16"})
-DPO = Training({"learning_rate": "0.0002", "batch_size": "4", "epochs": "1", "lora_rank": "16", "beta": "0.1"})
+DPO = Training({"learning_rate": "0.0003", "batch_size": "4", "epochs": "1", "lora_rank": "16", "beta": "0.1"})
 PPO = Training(
     {
-        "learning_rate": "0.0002",
+        "learning_rate": "0.0004",
         "batch_size": "24",
-        "iterations": "8",
+        "iterations": "6",
         "kl_coefficient": "0.05",
         "lora_rank": "16",
         "max_new_tokens": "48",
     },
     {"ppo_epochs": 1, "minibatches": 2},
 )
-EVALUATE = Training({"samples_per_prompt": "2", "temperature": "0.7", "max_new_tokens": "64"})
+EVALUATE = Training(
+    {"samples_per_prompt": "2", "temperature": "0.7", "max_new_tokens": "48"}, {"sampling": {"batch_size": 64}}
+)
 
 # Seconds of each step on two idle cores: they only weigh the bar of the whole demo.
 SECONDS = {

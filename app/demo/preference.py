@@ -6,7 +6,7 @@ written down here in full, so that anybody can check whether training moved the 
     score = 2.0 finished + 1.5 brief + 1.0 on topic + 1.0 plain - 2.0 repetition - 1.0 clutter
 
     finished     1 if the last sentence ends, else 0
-    brief        1 from 8 to 30 words, falling to 0 at no words and at 60 words
+    brief        1 from 8 to 30 words, falling to 0 at no words and at 50 words
     on topic     share of the prompt's content words (at most three of them) that the answer takes up
     plain        1 if no word has ten letters or more, falling to 0 where a fifth of the words do
     repetition   share of the answer's three-word sequences that it has used before
@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-NOISE_SCALE = 0.3
+NOISE_SCALE = 0.25
 TIE_MARGIN = 0.1
-BRIEF_FROM, BRIEF_TO, BRIEF_END = 8, 30, 60
+BRIEF_FROM, BRIEF_TO, BRIEF_END = 8, 30, 50
 LONG_WORD = 10
 STEM = 4
 
