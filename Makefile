@@ -3,6 +3,7 @@
 #   PYTHON       the Python that makes the virtual environment; default: the first of python3, python3.13, 3.12, 3.11
 #                that is 3.11 or newer
 #   TORCH_INDEX  an index with CPU wheels of torch, for machines without an NVIDIA GPU; see README.md, "Set-up"
+#   JOBS         the number of processes that run the tests, default 2; 0 runs them in one, one after the other
 #   ARGS         more arguments for the command, as in `make demo ARGS="--seed 3"`
 
 SHELL := /bin/sh
@@ -13,6 +14,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
+JOBS ?= 2
 ARGS ?=
 QUEUE ?= default
 
@@ -58,7 +60,7 @@ demo: setup ## Run the whole loop once on a real model, then leave the server ru
 	@$(BIN)/plackett demo $(ARGS)
 
 test: lint types contracts browser ## Check everything: lint, types, import contracts, all tests but the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-slow: setup browser ## Run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.embedded.redis import RedisServer
 from app.settings import Settings, get_settings
+
+# Before torch is loaded: tiny models gain nothing from threads, and tests in several processes would fight over cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
