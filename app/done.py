@@ -19,6 +19,8 @@ DONE = {
     "nothing-to-open": "There was no task to open.",
     "saved": "Saved. Thank you.",
     "saved-late": "Saved, but not counted: your time for this task was over, and others have answered it since.",
+    "taken-back": "Your answer is taken back. Change it and send it again.",
+    "flagged": "Thank you. A reviewer will look at it; you can answer the task or skip it.",
     "skipped": "The task is skipped and goes to somebody else.",
     "snapshot-ready": "The snapshot is ready. Training runs can start from it.",
     "model-promoted": "This is now the project's active policy. The one before it is retired.",

@@ -23,7 +23,7 @@ from app.embedded.access import using
 from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.models import Assignment, Project, Prompt, Task, User
-from app.services import assignments, projects
+from app.services import assignments, guidelines, projects
 from app.services.projects import NewProject
 from app.settings import get_settings
 
@@ -122,7 +122,7 @@ def _claim_by_service(project: Project, users: list[User], tasks: list[UUID]) ->
 
 def _claim_by_key(project: Project, users: list[User], tasks: list[UUID]) -> int:
     with db.transaction() as session:
-        guideline = projects.current_guidelines(session, project.id).version_id
+        guideline = guidelines.current(session, project.id).version_id
     places = count()
     wanted = [(task, lap) for lap in range(OVERLAP) for task in tasks]
 

@@ -2,12 +2,15 @@
 
     data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
     data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
-    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "weight", "labeler",
-                                 "split"}
+    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "strengths": [2],
+                                 "acceptable": 1, "weight", "labeler", "split"}
     samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl"}
     metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
 
-`ranking` lists tie groups of indexes into `completions`, best first; it may leave answers out (partial ranking).
+`ranking` lists tie groups of indexes into `completions`, best first. Answers that it leaves out stand below all that it
+names, in no order (partial ranking). `strengths` says for each pair of neighbouring groups how much better the first is
+(1 slightly, 2 clearly, 3 much; null where nobody said), `acceptable` how many of the first groups are acceptable (null
+where nobody said): two tied answers with 1 are both good, with 0 both bad.
 The split of a prompt goes by a hash of its messages, never of the row, so that no prompt is on both sides.
 """
 
@@ -70,7 +73,10 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One labeler's ranking of K completions of one prompt, as given: tie groups, best first."""
+    """One labeler's ranking of K completions of one prompt, as given: tie groups, best first.
+
+    `strengths` (one for each pair of neighbouring groups) and `acceptable` are as in the module's docstring.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -79,14 +85,19 @@ class Comparison:
     weight: float = 1.0
     labeler: str = ""
     split: Split = "train"
+    strengths: tuple[int | None, ...] | None = None
+    acceptable: int | None = None
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Return every (better, worse) pair of indexes that the ranking implies; ties give none."""
+        """Return every (better, worse) pair of indexes that the ranking implies; ties and the unranked give none."""
+        named = {index for group in self.ranking for index in group}
+        unranked = tuple(index for index in range(len(self.completions)) if index not in named)
+        groups = (*self.ranking, unranked)
         return [
             (better, worse)
             for rank, group in enumerate(self.ranking)
             for better in group
-            for lower in self.ranking[rank + 1 :]
+            for lower in groups[rank + 1 :]
             for worse in lower
         ]
 
@@ -200,6 +211,8 @@ def read_comparisons(path: Path) -> list[Comparison]:
                 _weight(row, path, n),
                 str(row.get("labeler", "")),
                 _split(row, path, n),
+                _strengths(row, len(ranking), path, n),
+                _acceptable(row, len(ranking), path, n),
             )
         )
     return rows
@@ -298,6 +311,26 @@ def _weight(row: dict[str, Any], path: Path, number: int) -> float:
     if value < 0:
         raise RecordError(f"{path.name} line {number}: weight must not be negative.")
     return float(value)
+
+
+def _strengths(row: dict[str, Any], groups: int, path: Path, number: int) -> tuple[int | None, ...] | None:
+    value = row.get("strengths")
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(item not in (None, 1, 2, 3) or item is True for item in value):
+        raise RecordError(f"{path.name} line {number}: strengths must be a list of 1, 2, 3 or null.")
+    if len(value) != groups - 1:
+        raise RecordError(f"{path.name} line {number}: strengths must be one fewer than the groups of the ranking.")
+    return tuple(value)
+
+
+def _acceptable(row: dict[str, Any], groups: int, path: Path, number: int) -> int | None:
+    value = row.get("acceptable")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= groups:
+        raise RecordError(f"{path.name} line {number}: acceptable must be a number of groups of the ranking.")
+    return value
 
 
 def _split(row: dict[str, Any], path: Path, number: int) -> Split:

@@ -1,6 +1,7 @@
 """All tables. Importing this package registers every one with the metadata."""
 
 from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt, User, WebSession
+from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.labeling import (
     Assignment,
     Completion,
@@ -30,11 +31,16 @@ __all__ = [
     "Checkpoint",
     "Completion",
     "Demonstration",
+    "Draft",
+    "Flag",
+    "GuidelineRead",
     "GuidelineVersion",
     "Invitation",
+    "Membership",
     "ModelVersion",
     "Project",
     "Prompt",
+    "Quarantine",
     "Ranking",
     "Run",
     "RunAttempt",

@@ -16,7 +16,10 @@ ROLES = ("labeler", "reviewer", "admin")
 
 
 class User(Base):
-    """A person, or a simulated labeler (`is_simulated`), who can sign in. Never deleted, only disabled."""
+    """A person, or a simulated labeler (`is_simulated`), who can sign in. Never deleted, only disabled.
+
+    `tags` name what they can judge, such as `lang:de`; a task that asks for tags goes only to who has them all.
+    """
 
     __tablename__ = "users"
     __table_args__ = (
@@ -30,6 +33,7 @@ class User(Base):
     role: Mapped[str]
     password_hash: Mapped[str]
     is_simulated: Mapped[bool] = mapped_column(server_default=text("false"))
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[Now]
 

@@ -1,21 +1,27 @@
-"""The labeler's pages: what waits, one task at a time, and the two answers a task can get.
+"""The labeler's pages: what waits, one task at a time, and what can be done with it.
 
     POST /work/{project}/next                    kind=ranking|demonstration → 303 to the leased assignment
-    POST /work/assignments/{id}/ranking          submit_id, rank_A … rank_I: 1 is best, equal numbers are a tie
+    POST /work/assignments/{id}/ranking          submit_id and the board's fields, see `app.services.judgements`
     POST /work/assignments/{id}/demonstration    submit_id, text
     POST /work/assignments/{id}/skip             reason
+    POST /work/assignments/{id}/undo             takes the answer back that was just sent
+    POST /work/assignments/{id}/flag             reason, note
+    POST /work/assignments/{id}/{draft,keep,ahead,give-back}    what the page does by itself, with JavaScript
 
-Each of the last three answers with the next task: a 303 to it, or for htmx its part of the page in the same response.
+Ranking, demonstration and skip answer with the next task: a 303 to it, or for htmx its part of the page in the same
+response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Depends, Request
-from starlette.responses import Response
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
 
 from app.auth import SignedIn, page_router
 from app.db import SessionDep
@@ -23,14 +29,26 @@ from app.done import DONE
 from app.errors import ConflictError, InvalidInputError, PlackettError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Assignment, User
-from app.services import assignments, demonstrations, progress, projects, rankings, work
+from app.services import (
+    assignments,
+    demonstrations,
+    drafts,
+    flags,
+    guidelines,
+    progress,
+    projects,
+    rankings,
+    work,
+)
 from app.services.progress import WorkLine
 from app.services.rankings import Stored
+from app.services.work import Notice, OpenTask
 from app.templating import is_htmx, redirect, render
 
 router = page_router("/work")
 
 Fields = list[tuple[str, str]]
+Submit = Callable[[Session, UUID, User, UUID, Mapping[str, str]], Stored]
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,13 @@ class SkipForm(FormModel):
     """Why a task is given back."""
 
     reason: str = ""
+
+
+class FlagForm(FormModel):
+    """What is wrong with a task."""
+
+    reason: str = ""
+    note: str = ""
 
 
 async def sent_fields(request: Request) -> Fields:
@@ -86,37 +111,37 @@ def take_next(
 
 
 @router.get("/assignments/{assignment_id}")
-def show(request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep) -> Response:
-    """Show a task of the labeler's own: to be answered, or as it was answered."""
-    return render(request, "labeling/assignment.html", work.open_task(session, assignment_id, user))
+def show(request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, change: bool = False) -> Response:
+    """Show a task of the labeler's own: to be answered, as it was answered, or with its answer to be changed."""
+    return _page(request, work.open_task(session, assignment_id, user, changing=change))
 
 
 @router.post("/assignments/{assignment_id}/ranking")
 def submit_ranking(
-    request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, fields: SentFields
+    request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, sent: SentFields
 ) -> Response:
     """Store a ranking and go on."""
-    ranks: dict[str, int] = {}
-    try:
-        submit_id, others = _submit_id(fields)
-        ranks = _ranks(others)
-        stored = rankings.submit(session, assignment_id, user, submit_id, ranks)
-    except (InvalidInputError, ConflictError) as error:
-        return _refused(request, session, user, assignment_id, error, fields)
-    return _go_on(request, session, user, stored.assignment, _saved(stored))
+    return _submit(request, session, user, assignment_id, sent, rankings.submit)
 
 
 @router.post("/assignments/{assignment_id}/demonstration")
 def submit_demonstration(
-    request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, fields: SentFields
+    request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, sent: SentFields
 ) -> Response:
     """Store a written answer and go on."""
-    try:
-        submit_id, others = _submit_id(fields)
-        stored = demonstrations.submit(session, assignment_id, user, submit_id, _text(others))
-    except (InvalidInputError, ConflictError) as error:
-        return _refused(request, session, user, assignment_id, error, fields)
-    return _go_on(request, session, user, stored.assignment, _saved(stored))
+    return _submit(request, session, user, assignment_id, sent, demonstrations.submit)
+
+
+@router.post("/assignments/{assignment_id}/undo")
+def undo(request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep) -> Response:
+    """Take the answer back that was just sent, and show its task again as it was filled in."""
+    kind = assignments.access_assignment(session, assignment_id, user).task.kind
+    taken_back = (rankings if kind == "ranking" else demonstrations).undo(session, assignment_id, user)
+    address = f"/work/assignments/{taken_back.id}"
+    if not is_htmx(request):
+        return redirect(address, done="taken-back")
+    task = work.open_task(session, taken_back.id, user, notice=Notice(DONE["taken-back"], "wait"))
+    return render(request, "labeling/_task.html", task, headers={"HX-Push-Url": address})
 
 
 @router.post("/assignments/{assignment_id}/skip")
@@ -131,85 +156,138 @@ def skip(
     try:
         skipped = assignments.skip(session, assignment_id, user, submitted.values.get("reason", ""))
     except (InvalidInputError, ConflictError) as error:
-        return _refused(request, session, user, assignment_id, error, [])
+        return _refused(request, session, user, assignment_id, error, {})
     return _go_on(request, session, user, skipped, "skipped")
+
+
+@router.post("/assignments/{assignment_id}/flag")
+def flag(
+    request: Request,
+    assignment_id: UUID,
+    user: SignedIn,
+    session: SessionDep,
+    submitted: Annotated[Submitted[FlagForm], Depends(form_of(FlagForm))],
+) -> Response:
+    """Tell the reviewers that something is wrong with a task; it stays the labeler's, to answer or to skip."""
+    values = submitted.values
+    try:
+        flags.add(session, assignment_id, user, values.get("reason", ""), values.get("note", ""))
+    except InvalidInputError as error:
+        return _refused(request, session, user, assignment_id, error, {})
+    if is_htmx(request):
+        return render(request, "labeling/_flagged.html")
+    return redirect(f"/work/assignments/{assignment_id}", done="flagged")
+
+
+@router.post("/assignments/{assignment_id}/draft")
+def keep_draft(assignment_id: UUID, user: SignedIn, session: SessionDep, sent: SentFields) -> Response:
+    """Keep what is filled in so far, unless the task is answered already."""
+    drafts.keep(session, assignment_id, user, dict(field for field in sent if field[0] != "submit_id"))
+    return Response(status_code=204)
+
+
+@router.post("/assignments/{assignment_id}/keep")
+def keep_lease(assignment_id: UUID, user: SignedIn, session: SessionDep) -> Response:
+    """Extend the lease of a page that is being worked on: {"until": time}, null once the lease is gone."""
+    until = assignments.keep(session, assignment_id, user)
+    return JSONResponse({"until": until.isoformat() if until else None})
+
+
+@router.post("/assignments/{assignment_id}/ahead")
+def take_ahead(request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep) -> Response:
+    """Lease the task after this one and answer with its part of the page, so that it is at hand; 204: there is none."""
+    assignment = assignments.access_assignment(session, assignment_id, user)
+    following = _claim(session, user, assignment, ahead_of=assignment.id) if assignment.state == "leased" else None
+    if following is None:
+        return Response(status_code=204)
+    task = work.open_task(session, following, user)
+    return render(request, "labeling/_task.html", task, headers={"Plackett-Assignment": str(following)})
+
+
+@router.post("/assignments/{assignment_id}/give-back")
+def give_back(assignment_id: UUID, user: SignedIn, session: SessionDep) -> Response:
+    """Free a task that was taken ahead and not looked at; the page calls it when it is left."""
+    assignments.give_back(session, assignment_id, user)
+    return Response(status_code=204)
+
+
+def _submit(
+    request: Request, session: SessionDep, user: User, assignment_id: UUID, sent: Fields, store: Submit
+) -> Response:
+    fields: dict[str, str] = {}
+    try:
+        submit_id, fields = _read(sent)
+        stored = store(session, assignment_id, user, submit_id, fields)
+    except (InvalidInputError, ConflictError) as error:
+        return _refused(request, session, user, assignment_id, error, dict(sent))
+    return _go_on(request, session, user, stored.assignment, _saved(stored))
 
 
 def _go_on(request: Request, session: SessionDep, user: User, finished: Assignment, done: str) -> Response:
     """Lease the next task of the same kind in this very transaction, and answer with it."""
-    project = projects.get(session, finished.task.project_id)
-    kind: assignments.TaskKind = "ranking" if finished.task.kind == "ranking" else "demonstration"
-    following = assignments.claim(session, project, user, kind)
+    following = _claim(session, user, finished)
     if following is None:
         answer = redirect("/work", done=done)
         return Response(headers={"HX-Redirect": answer.headers["location"]}) if is_htmx(request) else answer
+    assignments.mark_shown(session, following)
     address = f"/work/assignments/{following}"
     if not is_htmx(request):
         return redirect(address, done=done)
-    tone = "wait" if done == "saved-late" else "good"
-    task = work.open_task(session, following, user, notice=DONE[done], notice_tone=tone)
+    task = work.open_task(session, following, user, notice=_notice(finished, done))
     return render(request, "labeling/_task.html", task, headers={"HX-Push-Url": address})
 
 
+def _claim(session: SessionDep, user: User, beside: Assignment, ahead_of: UUID | None = None) -> UUID | None:
+    project = projects.get(session, beside.task.project_id)
+    kind: assignments.TaskKind = "ranking" if beside.task.kind == "ranking" else "demonstration"
+    return assignments.claim(session, project, user, kind, ahead_of=ahead_of)
+
+
+def _notice(finished: Assignment, done: str) -> Notice:
+    if done == "skipped":
+        return Notice(DONE[done])
+    return Notice(DONE[done], "wait" if done == "saved-late" else "good", undo=finished.id)
+
+
 def _refused(
-    request: Request, session: SessionDep, user: User, assignment_id: UUID, error: PlackettError, fields: Fields
+    request: Request,
+    session: SessionDep,
+    user: User,
+    assignment_id: UUID,
+    error: PlackettError,
+    filled: Mapping[str, str],
 ) -> Response:
     """Show the task again with the reason and with what was entered; after a conflict htmx leaves the page as it is."""
-    sent = dict(fields)
-    filled = {
-        key.removeprefix("rank_"): int(value)
-        for key, value in sent.items()
-        if key.startswith("rank_") and value.isdecimal() and len(value) == 1
-    }
     task = work.open_task(
         session,
         assignment_id,
         user,
-        filled_ranks=filled or None,
-        filled_text=sent.get("text"),
+        filled=filled,
+        changing=guidelines.FIELD in filled,
         error=error.message,
     )
     if is_htmx(request) and not isinstance(error, InvalidInputError):
         raise error
-    return render(
-        request, "labeling/_task.html" if is_htmx(request) else "labeling/assignment.html", task, error.status
-    )
+    return _page(request, task, error.status)
+
+
+def _page(request: Request, task: OpenTask, status: int = 200) -> Response:
+    name = "labeling/_task.html" if is_htmx(request) else "labeling/assignment.html"
+    return render(request, name, task, status)
 
 
 def _saved(stored: Stored) -> str:
     return "saved" if stored.not_counted_reason is None else "saved-late"
 
 
-def _submit_id(fields: Fields) -> tuple[UUID, Fields]:
-    """Return the form's submit id and the other fields; raise `InvalidInputError` unless there is exactly one."""
-    sent = [value for key, value in fields if key == "submit_id"]
-    others = [(key, value) for key, value in fields if key != "submit_id"]
+def _read(sent: Fields) -> tuple[UUID, dict[str, str]]:
+    """Return the form's submit id and its other fields; raise `InvalidInputError` for a field that stands twice."""
+    fields: dict[str, str] = {}
+    for key, value in sent:
+        if key in fields:
+            raise InvalidInputError(f"The form holds the field {key!r} twice. Reload the page and send it again.")
+        fields[key] = value
     try:
-        (value,) = sent
-        return UUID(value), others
+        return UUID(fields.pop("submit_id", "")), fields
     except ValueError:
         raise InvalidInputError("The form has lost its number. Reload the page and send it again.") from None
-
-
-def _text(fields: Fields) -> str:
-    """Return the written answer; raise `InvalidInputError` unless the form holds it once and nothing else."""
-    if [key for key, _ in fields] != ["text"]:
-        raise InvalidInputError("The form does not hold exactly one answer. Reload the page and send it again.")
-    return fields[0][1]
-
-
-def _ranks(fields: Fields) -> dict[str, int]:
-    """Return the ranks by letter; raise `InvalidInputError` for a field that is none, a repeated one, or no number."""
-    ranks: dict[str, int] = {}
-    for key, value in fields:
-        letter = key.removeprefix("rank_")
-        if not key.startswith("rank_") or len(letter) != 1:
-            raise InvalidInputError(
-                "The form holds a field that this page does not have. Reload the page and try again."
-            )
-        if letter in ranks:
-            raise InvalidInputError(f"Answer {letter} has two ranks; give it one.")
-        if not value.isdecimal() or len(value) > 1:
-            raise InvalidInputError(f"The rank of answer {letter} is not a number from 1 to 9.")
-        ranks[letter] = int(value)
-    return ranks

@@ -18,9 +18,10 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ModelVersion, Project, Run
-from app.services import progress, projects, prompts, registry, runs, tasks
+from app.services import guidelines, progress, projects, prompts, registry, runs, tasks
+from app.services.guidelines import Guideline
 from app.services.progress import Overview
-from app.services.projects import Guideline, NewProject
+from app.services.projects import NewProject
 from app.services.prompts import ImportReport, PromptPage
 from app.services.tasks import SampledTasks
 from app.templating import redirect, render
@@ -32,7 +33,7 @@ class ProjectForm(FormModel):
     """A new project, as typed."""
 
     name: str = Field(min_length=1, max_length=projects.MAX_NAME)
-    guidelines: str = Field(min_length=1, max_length=projects.MAX_GUIDELINES)
+    guidelines: str = Field(min_length=1, max_length=guidelines.MAX_GUIDELINES)
     k: int = Field(ge=2, le=9)
     overlap: int = Field(ge=1, le=16)
     lease_minutes: int = Field(ge=1, le=1440)
@@ -42,7 +43,7 @@ class ProjectForm(FormModel):
 class GuidelinesForm(FormModel):
     """A new wording of the guidelines."""
 
-    body: str = Field(min_length=1, max_length=projects.MAX_GUIDELINES)
+    body: str = Field(min_length=1, max_length=guidelines.MAX_GUIDELINES)
 
 
 class StateForm(FormModel):
@@ -195,7 +196,7 @@ def overview(request: Request, project_id: UUID, user: ReviewerUser, session: Se
 def show_guidelines(request: Request, project_id: UUID, user: ReviewerUser, session: SessionDep) -> Response:
     """Show every version of the guidelines."""
     project = projects.get(session, project_id)
-    versions = projects.guideline_versions(session, project.id)
+    versions = guidelines.versions(session, project.id)
     page = GuidelinesPage(project, versions, blank(body=versions[0].body), user.role == "admin")
     return render(request, "projects/guidelines.html", page)
 
@@ -211,9 +212,9 @@ def revise_guidelines(
     """Store a new version of the guidelines."""
     project = projects.get(session, project_id)
     if submitted.data is None:
-        page = GuidelinesPage(project, projects.guideline_versions(session, project.id), submitted, may_change=True)
+        page = GuidelinesPage(project, guidelines.versions(session, project.id), submitted, may_change=True)
         return render(request, "projects/guidelines.html", page, 422)
-    projects.revise_guidelines(session, project, user, submitted.data.body)
+    guidelines.revise(session, project, user, submitted.data.body)
     return redirect(f"/projects/{project.id}/guidelines", done="guidelines-saved")
 
 

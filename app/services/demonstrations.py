@@ -1,4 +1,4 @@
-"""Demonstrations: the ideal answer to a prompt, written by a labeler; stored once and never changed."""
+"""Demonstrations: the ideal answer to a prompt, written by a labeler; stored once, changed only by further rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError
 from app.models import Assignment, Demonstration, User
-from app.services import assignments
-from app.services.rankings import Stored
+from app.services import answered, assignments, drafts, guidelines, judgements
+from app.services.judgements import Fields
+from app.services.rankings import NOTHING, UNDO_GRACE, UNDO_SECONDS, Stored
 
-MAX_CHARACTERS = 20_000
+MAX_CHARACTERS = judgements.MAX_EDIT
 
 
 def clean(text: str) -> str:
@@ -21,34 +22,36 @@ def clean(text: str) -> str:
 
     Raises `InvalidInputError` when nothing is left, it is too long, or it holds a character Postgres cannot keep.
     """
-    body = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    body = judgements.clean(text, "the answer", MAX_CHARACTERS)
     if not body:
         raise InvalidInputError("Write an answer before you submit; it is empty.")
-    if len(body) > MAX_CHARACTERS:
-        raise InvalidInputError(
-            f"Shorten the answer: it has {len(body):,} characters, and at most {MAX_CHARACTERS:,} can be stored."
-        )
-    if "\x00" in body:
-        raise InvalidInputError("Remove the NUL character from the answer; it cannot be stored.")
     return body
 
 
-def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, text: str) -> Stored:
+def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, fields: Fields) -> Stored:
     """Store a labeler's answer to an assignment, or find it again when the same submit comes a second time.
 
-    Raises `ConflictError` when another answer was stored under this submit, or the form belongs to another task.
+    `fields` hold `text`, and for a change of an earlier answer the number of the guidelines it was made under. Raises
+    `InvalidInputError` for other fields, `ConflictError` when another answer was stored under this submit, or the form
+    belongs to another task or to an answer that has been changed since.
     """
     assignment = assignments.lock_assignment(session, assignment_id, user, "demonstration")
-    body = clean(text)
+    if set(fields) - {guidelines.FIELD} != {"text"}:
+        raise InvalidInputError("The form does not hold exactly one answer. Reload the page and send it again.")
+    body = clean(fields["text"])
     digest = hashlib.sha256(body.encode()).hexdigest()
-    if assignment.submit_id != submit_id:
-        raise ConflictError("This form does not belong to the task it was sent for. Reload the page and write again.")
-    stored = session.scalar(select(Demonstration).where(Demonstration.submit_id == submit_id))
-    if stored is not None:
-        if stored.body_sha256 != digest:
+    earlier = session.scalars(
+        select(Demonstration).where(Demonstration.assignment_id == assignment.id).order_by(Demonstration.id)
+    ).all()
+    before = earlier[-1] if earlier else None
+    replayed = next((answer for answer in earlier if answer.submit_id == submit_id), None)
+    if replayed is not None:
+        if replayed.body_sha256 != digest:
             raise ConflictError("Your first answer to this task is saved; a different one was sent and not stored.")
-        return Stored(assignment, is_replay=True, not_counted_reason=stored.not_counted_reason)
-    reason = assignments.settle(session, assignment)
+        return Stored(assignment, is_replay=True, not_counted_reason=replayed.not_counted_reason)
+    if submit_id != expected_submit_id(assignment, before):
+        raise ConflictError("This form does not belong to the task it was sent for. Reload the page and write again.")
+    reason = assignments.settle(session, assignment, before)
     session.execute(
         insert(Demonstration).values(
             submit_id=submit_id,
@@ -57,17 +60,44 @@ def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, t
             task_id=assignment.task_id,
             assignment_id=assignment.id,
             user_id=user.id,
-            guideline_version_id=assignment.guideline_version_id,
+            guideline_version_id=guidelines.for_answer(session, assignment, before, fields).version_id,
             text=body,
             is_simulated=user.is_simulated,
             counted=reason is None,
             not_counted_reason=reason,
-            seconds=func.extract("epoch", func.clock_timestamp() - assignment.started_at),
+            seconds=func.extract("epoch", func.clock_timestamp() - (assignment.shown_at or assignment.started_at)),
+            supersedes=before.id if before else None,
         )
     )
+    drafts.discard(session, assignment.id)
     return Stored(assignment, is_replay=False, not_counted_reason=reason)
 
 
-def stored_text(session: Session, assignment: Assignment) -> str | None:
-    """Return the stored answer of an assignment, or None when there is none yet."""
-    return session.scalar(select(Demonstration.text).where(Demonstration.submit_id == assignment.submit_id))
+def undo(session: Session, assignment_id: UUID, user: User) -> Assignment:
+    """Take an answer back within some seconds, and lease the task again with its text filled in; twice is once.
+
+    Raises `ConflictError` when there is no answer, or it is too old: then it can still be changed.
+    """
+    assignment = assignments.lock_assignment(session, assignment_id, user, "demonstration")
+    stored = latest(session, assignment.id)
+    if stored is None:
+        raise ConflictError(NOTHING)
+    if stored.retracts:
+        return assignment
+    answered.check_undo_in_time(session, stored, UNDO_SECONDS + UNDO_GRACE)
+    answered.retract(session, stored)
+    assignments.reopen(session, assignment, was_counted=stored.counted)
+    drafts.save(session, assignment.id, {"text": stored.text})
+    return assignment
+
+
+def latest(session: Session, assignment_id: UUID) -> Demonstration | None:
+    """Return the answer of an assignment that nothing supersedes, which may be one that takes back; or None."""
+    return session.scalar(
+        select(Demonstration).where(Demonstration.assignment_id == assignment_id, answered.is_latest(Demonstration))
+    )
+
+
+def expected_submit_id(assignment: Assignment, before: Demonstration | None) -> UUID:
+    """Return the id that the next form of this assignment has to carry."""
+    return assignment.submit_id if before is None else answered.next_submit_id(before.id)

@@ -1,4 +1,4 @@
-"""Projects and their guidelines: made, paused and reworded by admins."""
+"""Projects: made, paused and opened by admins."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import GuidelineVersion, Project, User
-from app.services import audit
+from app.models import Project, User
+from app.services import audit, guidelines
+from app.services.questions import STANDARD, Questions
 
-MAX_NAME, MAX_GUIDELINES = 120, 50_000
+MAX_NAME = 120
 STATES = ("open", "paused")
 
 
@@ -28,16 +29,7 @@ class NewProject:
     overlap: int = 1
     lease_minutes: int = 60
     held_out_percent: int = 20
-
-
-@dataclass(frozen=True)
-class Guideline:
-    """One wording of the guidelines and who wrote it."""
-
-    version: int
-    body: str
-    author: str
-    version_id: UUID
+    questions: Questions = STANDARD
 
 
 def create(session: Session, user: User, new: NewProject) -> Project:
@@ -49,7 +41,7 @@ def create(session: Session, user: User, new: NewProject) -> Project:
     name = " ".join(new.name.split())
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidInputError(f"Give the project a name of 1 to {MAX_NAME} characters.")
-    body = _checked_guidelines(new.guidelines)
+    body = guidelines.checked(new.guidelines)
     project: Project | None = session.scalar(
         upsert(Project)
         .values(
@@ -65,7 +57,7 @@ def create(session: Session, user: User, new: NewProject) -> Project:
     )
     if project is None:
         raise ConflictError(f"There is a project named “{name}” already. Choose another name.")
-    session.execute(insert(GuidelineVersion).values(project_id=project.id, version=1, body=body, created_by=user.id))
+    guidelines.add(session, project.id, user, 1, body, new.questions)
     audit.record(session, user, "project.created", "project", project.id, name=name)
     return project
 
@@ -91,57 +83,3 @@ def set_state(session: Session, project: Project, user: User, state: str) -> Non
     if locked.state != state:
         locked.state = state
         audit.record(session, user, f"project.{state}", "project", project.id)
-
-
-def current_guidelines(session: Session, project_id: UUID) -> Guideline:
-    """Return the newest guidelines of a project."""
-    return guideline_versions(session, project_id)[0]
-
-
-def guideline_versions(session: Session, project_id: UUID) -> list[Guideline]:
-    """Return every version of a project's guidelines, the newest first."""
-    rows = session.execute(
-        select(GuidelineVersion.version, GuidelineVersion.body, User.name, GuidelineVersion.id)
-        .join(User, User.id == GuidelineVersion.created_by)
-        .where(GuidelineVersion.project_id == project_id)
-        .order_by(GuidelineVersion.version.desc())
-    )
-    return [Guideline(*row) for row in rows]
-
-
-def guideline(session: Session, version_id: UUID) -> Guideline:
-    """Return one version of the guidelines, such as the one that an assignment was handed out with."""
-    row = session.execute(
-        select(GuidelineVersion.version, GuidelineVersion.body, User.name, GuidelineVersion.id)
-        .join(User, User.id == GuidelineVersion.created_by)
-        .where(GuidelineVersion.id == version_id)
-    ).one()
-    return Guideline(*row)
-
-
-def revise_guidelines(session: Session, project: Project, user: User, body: str) -> int:
-    """Store a new version of the guidelines and return its number; the same text again makes no new version.
-
-    Earlier versions stay: every ranking names the one it was made under. New leases get the new version.
-    """
-    body = _checked_guidelines(body)
-    get(session, project.id, for_update=True)
-    current = current_guidelines(session, project.id)
-    if current.body == body:
-        return current.version
-    session.execute(
-        insert(GuidelineVersion).values(
-            project_id=project.id, version=current.version + 1, body=body, created_by=user.id
-        )
-    )
-    audit.record(session, user, "guidelines.revised", "project", project.id, version=current.version + 1)
-    return current.version + 1
-
-
-def _checked_guidelines(text: str) -> str:
-    body = text.replace("\r\n", "\n").strip()
-    if not body:
-        raise InvalidInputError("Write guidelines: labelers need to know what makes an answer good.")
-    if len(body) > MAX_GUIDELINES or "\x00" in body:
-        raise InvalidInputError(f"Guidelines are text of at most {MAX_GUIDELINES:,} characters.")
-    return body

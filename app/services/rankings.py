@@ -1,21 +1,30 @@
-"""Rankings: tie groups, best first, stored once as given and never changed."""
+"""Rankings: a labeler's judgement of one task, stored once as given and never changed.
+
+Whoever thinks again sends a new one, which supersedes the old; an undo is a row that takes it back. Each form carries a
+submit id: the assignment's own for the first answer, and one made from the answer before it for every later one. So
+a second send finds the first, and of two tabs that change the same answer one is told so.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from app.errors import ConflictError, InvalidInputError
+from app.errors import ConflictError
 from app.models import Assignment, Ranking, User
-from app.services import assignments
-from trainer.records import canonical
+from app.services import answered, assignments, drafts, edits, guidelines, judgements
+from app.services.judgements import Fields, Judgement
 
-LETTERS = "ABCDEFGHI"
+UNDO_SECONDS = 20
+"""How long after an answer the page offers to take it back."""
+
+UNDO_GRACE = 10
+"""Seconds more in which the server still takes an undo, for a click at the last moment over a slow line."""
+
+NOTHING = "There is nothing to take back here."
 
 
 @dataclass(frozen=True)
@@ -27,81 +36,100 @@ class Stored:
     not_counted_reason: str | None
 
 
-def tie_groups(shown_order: Sequence[UUID], ranks: Mapping[str, int]) -> list[list[str]]:
-    """Return the completion ids as tie groups, best first, from the rank of each shown letter (1 is best).
+def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, fields: Fields) -> Stored:
+    """Store a labeler's judgement of an assignment, or find it again when the same submit comes a second time.
 
-    Equal ranks are a tie and gaps close up: ranks 1, 3, 3 make two groups. Inside a group ids are sorted, so the same
-    judgement has one spelling whatever order the answers were shown in. Raises `InvalidInputError` when an answer is
-    missing, one is named that is not there, or a rank is not between 1 and K.
-    """
-    letters = LETTERS[: len(shown_order)]
-    foreign = sorted(set(ranks) - set(letters))
-    if foreign:
-        raise InvalidInputError(
-            f"There is no answer {foreign[0]} in this task: rank the answers {letters[0]} to {letters[-1]}."
-        )
-    missing = [letter for letter in letters if letter not in ranks]
-    if missing:
-        raise InvalidInputError(f"Give every answer a rank: {_listed(missing)} {_has(missing)} none yet.")
-    out_of_range = [letter for letter in letters if not 1 <= ranks[letter] <= len(letters)]
-    if out_of_range:
-        raise InvalidInputError(f"The rank of answer {out_of_range[0]} must be between 1 and {len(letters)}.")
-    return [
-        sorted(
-            str(completion) for letter, completion in zip(letters, shown_order, strict=True) if ranks[letter] == rank
-        )
-        for rank in sorted(set(ranks.values()))
-    ]
-
-
-def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, ranks: Mapping[str, int]) -> Stored:
-    """Store a labeler's ranking of an assignment, or find it again when the same submit comes a second time.
-
-    `ranks` maps the letters that the labeler saw to ranks. An answer that comes too late is stored and not counted.
-    Raises `ConflictError` when another ranking was stored under this submit, or the form belongs to another task.
+    `fields` are the board's, see `app.services.judgements`; a change of an earlier answer also names the number of
+    the guidelines it was made under. An answer that comes too late is stored and not counted. Raises
+    `InvalidInputError` for fields that make no judgement, and `ConflictError` when another judgement was stored under
+    this submit, or the form belongs to another task or to an answer that has been changed since.
     """
     assignment = assignments.lock_assignment(session, assignment_id, user, "ranking")
-    groups = tie_groups(assignment.shown_order, ranks)
-    digest = hashlib.sha256(canonical(groups)).hexdigest()
-    if assignment.submit_id != submit_id:
-        raise ConflictError("This form does not belong to the task it was sent for. Reload the page and rank again.")
-    stored = session.scalar(select(Ranking).where(Ranking.submit_id == submit_id))
-    if stored is not None:
-        if stored.body_sha256 != digest:
+    earlier = session.scalars(select(Ranking).where(Ranking.assignment_id == assignment.id).order_by(Ranking.id)).all()
+    before = earlier[-1] if earlier else None
+    replayed = next((ranking for ranking in earlier if ranking.submit_id == submit_id), None)
+    version = guidelines.for_answer(session, assignment, replayed or before, fields)
+    board = {name: value for name, value in fields.items() if name != guidelines.FIELD}
+    judgement = judgements.judge(board, assignment.shown_order, version.questions)
+    if replayed is not None:
+        if replayed.body_sha256 != judgement.sha256():
             raise ConflictError("Your first ranking of this task is saved; a different one was sent and not stored.")
-        return Stored(assignment, is_replay=True, not_counted_reason=stored.not_counted_reason)
-    reason = assignments.settle(session, assignment)
-    session.execute(
-        insert(Ranking).values(
+        return Stored(assignment, is_replay=True, not_counted_reason=replayed.not_counted_reason)
+    if submit_id != expected_submit_id(assignment, before):
+        raise ConflictError("This form does not belong to the task it was sent for. Reload the page and rank again.")
+    reason = assignments.settle(session, assignment, before)
+    ranking = _store(session, assignment, user, submit_id, judgement, version.version_id, before, reason)
+    edits.follow(session, assignment, user, ranking, judgement.edits)
+    drafts.discard(session, assignment.id)
+    return Stored(assignment, is_replay=False, not_counted_reason=reason)
+
+
+def undo(session: Session, assignment_id: UUID, user: User) -> Assignment:
+    """Take an answer back within some seconds, and lease the task again with what was filled in; twice is once.
+
+    Raises `ConflictError` when there is no answer, or it is too old: then it can still be changed.
+    """
+    assignment = assignments.lock_assignment(session, assignment_id, user, "ranking")
+    stored = latest(session, assignment.id)
+    if stored is None:
+        raise ConflictError(NOTHING)
+    if stored.retracts:
+        return assignment
+    answered.check_undo_in_time(session, stored, UNDO_SECONDS + UNDO_GRACE)
+    answered.retract(session, stored)
+    edits.take_back(session, assignment, user)
+    assignments.reopen(session, assignment, was_counted=stored.counted)
+    drafts.save(session, assignment.id, judgements.as_fields(stored, assignment.shown_order))
+    return assignment
+
+
+def latest(session: Session, assignment_id: UUID) -> Ranking | None:
+    """Return the ranking of an assignment that nothing supersedes, which may be one that takes back; or None."""
+    return session.scalar(select(Ranking).where(Ranking.assignment_id == assignment_id, answered.is_latest(Ranking)))
+
+
+def expected_submit_id(assignment: Assignment, before: Ranking | None) -> UUID:
+    """Return the id that the next form of this assignment has to carry."""
+    return assignment.submit_id if before is None else answered.next_submit_id(before.id)
+
+
+def stored_fields(session: Session, assignment: Assignment) -> dict[str, str]:
+    """Return an assignment's stored ranking as form fields; empty when there is none, or it was taken back."""
+    stored = latest(session, assignment.id)
+    return judgements.as_fields(stored, assignment.shown_order) if stored and not stored.retracts else {}
+
+
+def _store(
+    session: Session,
+    assignment: Assignment,
+    user: User,
+    submit_id: UUID,
+    judgement: Judgement,
+    guideline_version_id: UUID,
+    before: Ranking | None,
+    reason: str | None,
+) -> Ranking:
+    return session.scalars(
+        insert(Ranking)
+        .values(
             submit_id=submit_id,
-            body_sha256=digest,
+            body_sha256=judgement.sha256(),
             project_id=assignment.task.project_id,
             task_id=assignment.task_id,
             assignment_id=assignment.id,
             user_id=user.id,
-            guideline_version_id=assignment.guideline_version_id,
-            groups=groups,
+            guideline_version_id=guideline_version_id,
+            groups=judgement.groups,
+            strengths=judgement.strengths,
+            acceptable=judgement.acceptable,
+            judgements=judgement.answers,
+            reason=judgement.reason,
             shown_order=assignment.shown_order,
             is_simulated=user.is_simulated,
             counted=reason is None,
             not_counted_reason=reason,
-            seconds=func.extract("epoch", func.clock_timestamp() - assignment.started_at),
+            seconds=func.extract("epoch", func.clock_timestamp() - (assignment.shown_at or assignment.started_at)),
+            supersedes=before.id if before else None,
         )
-    )
-    return Stored(assignment, is_replay=False, not_counted_reason=reason)
-
-
-def stored_ranks(session: Session, assignment: Assignment) -> dict[str, int]:
-    """Return an assignment's stored ranking as ranks by shown letter (dense, 1 is best); empty when there is none."""
-    groups = session.scalar(select(Ranking.groups).where(Ranking.submit_id == assignment.submit_id))
-    rank_of = {completion: rank for rank, group in enumerate(groups or [], start=1) for completion in group}
-    shown = zip(LETTERS, assignment.shown_order, strict=False)
-    return {letter: rank_of[str(completion)] for letter, completion in shown if str(completion) in rank_of}
-
-
-def _listed(letters: Sequence[str]) -> str:
-    return letters[0] if len(letters) == 1 else ", ".join(letters[:-1]) + " and " + letters[-1]
-
-
-def _has(letters: Sequence[str]) -> str:
-    return "has" if len(letters) == 1 else "have"
+        .returning(Ranking)
+    ).one()

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.db import reading
 from app.errors import InvalidInputError, NotFoundError
@@ -34,7 +34,7 @@ from app.models import (
     TaskCompletion,
     User,
 )
-from app.services import audit, pseudonyms
+from app.services import answered, audit, pseudonyms, quarantines
 from app.settings import get_settings
 from trainer import records
 
@@ -179,7 +179,12 @@ def _demonstrations(
         select(Demonstration, Task.prompt_id, User.email)
         .join(Task, Task.id == Demonstration.task_id)
         .join(User, User.id == Demonstration.user_id)
-        .where(Demonstration.project_id == project.id, Demonstration.counted)
+        .where(
+            Demonstration.project_id == project.id,
+            Demonstration.counted,
+            answered.is_latest(Demonstration),
+            ~quarantines.is_set_aside(Demonstration),
+        )
     ):
         labeler, version = pseudonyms.of_labeler(email), versions[demonstration.guideline_version_id]
         tally.add("demonstrations", labeler, version, simulated=demonstration.is_simulated)
@@ -207,7 +212,6 @@ def _comparisons(
         .order_by(TaskCompletion.task_id, TaskCompletion.position)
     ):
         answers[row.task_id].append((row.id, row.text))
-    later = aliased(Ranking)
     rows = []
     for ranking, prompt_id, email in session.execute(
         select(Ranking, Task.prompt_id, User.email)
@@ -216,7 +220,9 @@ def _comparisons(
         .where(
             Ranking.project_id == project.id,
             Ranking.counted,
-            ~select(later.id).where(later.supersedes == Ranking.id).exists(),
+            answered.is_latest(Ranking),
+            Task.purpose == "collect",
+            ~quarantines.is_set_aside(Ranking),
         )
     ):
         labeler, version = pseudonyms.of_labeler(email), versions[ranking.guideline_version_id]
@@ -225,11 +231,21 @@ def _comparisons(
         # Inside a tie no answer comes first, so the order there is no information and must not change the bytes.
         groups = tuple(tuple(sorted(index[item] for item in group)) for group in ranking.groups)
         texts = tuple(text for _, text in answers[ranking.task_id])
-        rows.append((prompts[prompt_id], texts, labeler, groups))
-    rows.sort(key=lambda row: (row[0][0], *row[1:]))
+        strengths = tuple(ranking.strengths) if ranking.strengths is not None else None
+        rows.append((prompts[prompt_id], texts, labeler, groups, strengths, ranking.acceptable))
+    rows.sort(key=lambda row: (row[0][0], *row[1:4], repr(row[4:])))
     return [
-        records.Comparison(f"c{number:06d}", prompt.messages, texts, groups, labeler=labeler, split=prompt.split)
-        for number, ((_, prompt), texts, labeler, groups) in enumerate(rows, start=1)
+        records.Comparison(
+            f"c{number:06d}",
+            prompt.messages,
+            texts,
+            groups,
+            labeler=labeler,
+            split=prompt.split,
+            strengths=strengths,
+            acceptable=acceptable,
+        )
+        for number, ((_, prompt), texts, labeler, groups, strengths, acceptable) in enumerate(rows, start=1)
     ]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import Assignment, ModelVersion, Project, Prompt, Ranking, Run, Task, User
-from app.services import projects, prompts, rankings, tasks
+from app.services import judgements, projects, prompts, rankings, tasks
 from app.services.assignments import TaskKind, claim
 from app.services.projects import NewProject
 from trainer.records import Sample
@@ -114,14 +114,17 @@ def take(world: World, user: User, kind: TaskKind = "ranking") -> Assignment | N
 
 def rank(assignment: Assignment, user: User, **ranks: int) -> rankings.Stored:
     """Submit ranks by letter in a transaction of its own; without any, the order as shown."""
-    letters = rankings.LETTERS[: len(assignment.shown_order)]
+    letters = judgements.LETTERS[: len(assignment.shown_order)]
     with db.transaction() as session:
         return rankings.submit(
             session,
             assignment.id,
             user,
             assignment.submit_id,
-            ranks or {letter: place for place, letter in enumerate(letters, start=1)},
+            {
+                f"rank_{letter}": str(rank)
+                for letter, rank in (ranks or {letter: n for n, letter in enumerate(letters, start=1)}).items()
+            },
         )
 
 

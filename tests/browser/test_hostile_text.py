@@ -8,7 +8,7 @@ from hostile_text import PAYLOADS
 from playwright.sync_api import expect
 
 from app import db
-from app.services import projects, run_states, runs
+from app.services import guidelines, projects, run_states, runs
 from app.services.run_states import Beat
 
 from . import world
@@ -29,7 +29,7 @@ def test_no_page_runs_what_people_and_models_have_written(
     studio = world.make_studio(admin, tmp_path, questions=questions, name=NAME, guidelines="\n\n".join(PAYLOADS))
     with db.transaction() as session:
         project = projects.get(session, studio.project.id)
-        projects.revise_guidelines(session, project, admin, "\n\n".join(reversed(PAYLOADS)))
+        guidelines.revise(session, project, admin, "\n\n".join(reversed(PAYLOADS)))
         failing = runs.create_sampling_run(session, project, studio.models["dpo-1"], admin)
         session.flush()
         lease = world.start(session, failing)

@@ -20,6 +20,7 @@ from app.models import Assignment, Completion, ModelVersion, Project, Prompt, Ra
 from app.services import (
     assignments,
     demonstrations,
+    judgements,
     projects,
     prompts,
     rankings,
@@ -103,8 +104,9 @@ def rank_next(session: Session, project: Project, labeler: User, order: Sequence
     assert assignment_id is not None
     assignment = session.get_one(Assignment, assignment_id)
     by_id = dict(zip(sorted(assignment.shown_order), order, strict=True))
-    ranks = {letter: by_id[item] for letter, item in zip(rankings.LETTERS, assignment.shown_order, strict=False)}
-    rankings.submit(session, assignment_id, labeler, assignment.submit_id, ranks)
+    shown = zip(judgements.LETTERS, assignment.shown_order, strict=False)
+    fields = {f"rank_{letter}": str(by_id[item]) for letter, item in shown}
+    rankings.submit(session, assignment_id, labeler, assignment.submit_id, fields)
 
 
 def write_next(session: Session, project: Project, labeler: User, text: str) -> None:
@@ -112,7 +114,7 @@ def write_next(session: Session, project: Project, labeler: User, text: str) -> 
     assignment_id = assignments.claim(session, project, labeler, "demonstration")
     assert assignment_id is not None
     assignment = session.get_one(Assignment, assignment_id)
-    demonstrations.submit(session, assignment_id, labeler, assignment.submit_id, text)
+    demonstrations.submit(session, assignment_id, labeler, assignment.submit_id, {"text": text})
 
 
 def stored_rankings(session: Session) -> list[Groups]:

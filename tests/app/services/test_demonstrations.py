@@ -23,7 +23,7 @@ def world(database: str) -> World:
 
 def write(world: World, assignment: Assignment, body: str) -> Stored:
     with db.transaction() as session:
-        return demonstrations.submit(session, assignment.id, world.labelers[0], assignment.submit_id, body)
+        return demonstrations.submit(session, assignment.id, world.labelers[0], assignment.submit_id, {"text": body})
 
 
 def test_a_demonstration_is_stored_as_written_with_plain_line_ends(world: World) -> None:
@@ -36,7 +36,9 @@ def test_a_demonstration_is_stored_as_written_with_plain_line_ends(world: World)
     with db.transaction() as session:
         stored = session.scalars(select(Demonstration)).one()
         assert (stored.text, stored.counted, stored.is_simulated) == ("One.\nTwo.", True, False)
-        assert demonstrations.stored_text(session, assignment) == "One.\nTwo."
+        latest = demonstrations.latest(session, assignment.id)
+        assert latest is not None
+        assert (latest.text, latest.supersedes) == ("One.\nTwo.", None)
     assert task_of(assignment).done_count == 1
 
 

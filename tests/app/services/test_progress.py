@@ -63,7 +63,7 @@ def test_the_work_of_simulated_labelers_is_marked() -> None:
     with db.transaction() as session:
         session.get_one(User, program.id).is_simulated = True
     assert not overview(world.project_id).is_simulated
-    for labeler in (person, User(id=program.id, is_simulated=True)):
+    for labeler in (person, User(id=program.id, role="labeler", is_simulated=True, tags=[])):
         taken = take(world, labeler)
         assert taken is not None
         rank(taken, labeler)
@@ -81,6 +81,8 @@ def test_skips_and_uncounted_work_show_beside_the_rest() -> None:
     late = take(world, first)
     assert late is not None
     expire(late)
+    with db.transaction() as session:
+        assignments.expire_due(session)
     in_time = take(world, second)
     assert in_time is not None
     rank(in_time, second)

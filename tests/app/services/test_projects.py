@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app import db
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Project, Prompt, User
-from app.services import projects, prompts
+from app.services import guidelines, projects, prompts
 from app.services.projects import NewProject
 
 
@@ -31,7 +31,7 @@ def import_text(session: Session, project: Project, admin: User, content: str) -
 def test_a_project_starts_open_with_its_first_guidelines(session: Session, admin: User) -> None:
     project = projects.create(session, admin, NewProject("  Short   answers ", "Be *brief*.\r\n", held_out_percent=25))
     assert (project.name, project.k, project.state, project.held_out_fraction) == ("Short answers", 4, "open", 0.25)
-    current = projects.current_guidelines(session, project.id)
+    current = guidelines.current(session, project.id)
     assert (current.version, current.body, current.author) == (1, "Be *brief*.", admin.name)
 
 
@@ -59,22 +59,22 @@ def test_a_name_is_given_once(session: Session, admin: User) -> None:
 
 def test_rewording_adds_a_version_and_the_same_words_do_not(session: Session, admin: User) -> None:
     project = projects.create(session, admin, NewProject("One", "First."))
-    assert projects.revise_guidelines(session, project, admin, "Second.") == 2
-    assert projects.revise_guidelines(session, project, admin, "Second.\r\n") == 2
-    assert [item.body for item in projects.guideline_versions(session, project.id)] == ["Second.", "First."]
+    assert guidelines.revise(session, project, admin, "Second.") == 2
+    assert guidelines.revise(session, project, admin, "Second.\r\n") == 2
+    assert [item.body for item in guidelines.versions(session, project.id)] == ["Second.", "First."]
 
 
 def test_a_lease_names_the_guidelines_it_was_handed_out_with(database: str) -> None:
     world = make_world(overlap=2)
     before = take(world, world.labelers[0])
     with db.transaction() as session:
-        projects.revise_guidelines(session, session.get_one(Project, world.project_id), world.admin, "Be kinder.")
+        guidelines.revise(session, session.get_one(Project, world.project_id), world.admin, "Be kinder.")
     after = take(world, world.labelers[1])
     assert before is not None
     assert after is not None
     with db.transaction() as session:
-        assert projects.guideline(session, before.guideline_version_id).version == 1
-        assert projects.guideline(session, after.guideline_version_id).version == 2
+        assert guidelines.get(session, before.guideline_version_id).version == 1
+        assert guidelines.get(session, after.guideline_version_id).version == 2
 
 
 def test_an_unknown_project_is_not_found(session: Session) -> None:

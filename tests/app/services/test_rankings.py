@@ -16,7 +16,7 @@ from app import db
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Assignment, User
 from app.services import rankings
-from app.services.rankings import LETTERS, tie_groups
+from app.services.judgements import LETTERS, tie_groups
 
 IDS = [UUID(int=number) for number in range(1, 10)]
 
@@ -76,7 +76,7 @@ def test_a_ranking_is_stored_with_all_that_explains_it(database: str) -> None:
     labeler = world.labelers[0]
     with db.transaction() as session:
         session.get_one(User, labeler.id).is_simulated = True
-    simulated = User(id=labeler.id, is_simulated=True)
+    simulated = User(id=labeler.id, role="labeler", is_simulated=True, tags=[])
     assignment = take(world, simulated)
     assert assignment is not None
 
@@ -119,7 +119,7 @@ def test_the_same_submit_with_another_ranking_is_a_conflict(leased: tuple[Assign
 def test_a_form_with_a_foreign_number_is_a_conflict_and_stores_nothing(leased: tuple[Assignment, User]) -> None:
     assignment, labeler = leased
     with pytest.raises(ConflictError, match="does not belong to the task"), db.transaction() as session:
-        rankings.submit(session, assignment.id, labeler, uuid4(), {"A": 1, "B": 2, "C": 3})
+        rankings.submit(session, assignment.id, labeler, uuid4(), {"rank_A": "1", "rank_B": "2", "rank_C": "3"})
     assert task_of(assignment).done_count == 0
     assert not rank(assignment, labeler).is_replay
 
@@ -142,7 +142,7 @@ def test_stored_rankings_cannot_be_changed(leased: tuple[Assignment, User]) -> N
 def test_what_was_stored_can_be_shown_again_by_letter(leased: tuple[Assignment, User]) -> None:
     assignment, labeler = leased
     with db.transaction() as session:
-        assert rankings.stored_ranks(session, assignment) == {}
+        assert rankings.stored_fields(session, assignment) == {}
     rank(assignment, labeler, A=3, B=1, C=3)
     with db.transaction() as session:
-        assert rankings.stored_ranks(session, assignment) == {"A": 2, "B": 1, "C": 2}
+        assert rankings.stored_fields(session, assignment) == {"rank_A": "2", "rank_B": "1", "rank_C": "2"}
