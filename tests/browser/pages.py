@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
 
 from app import db
@@ -13,6 +16,33 @@ from app.services import accounts, assignments
 from app.services.assignments import TaskKind
 
 from .world import Studio
+
+NOT_PAGES = {
+    "/": "sends everyone on to their first page",
+    "/livez": "a probe",
+    "/readyz": "a probe",
+    "/api/openapi.json": "JSON",
+    "/models": "sends on to a project's models",
+    "/runs/{run_id}/live": "a fragment of the page of a run",
+    "/runs/{run_id}/plots/{name}": "a picture",
+    "/snapshots/{snapshot_id}/files/{name}": "a file",
+}
+"""What can be fetched and is no page, with the reason. Whatever is not named here has to stand in `pages_of`."""
+
+
+def routes_without_a_page(app: FastAPI, paths: Iterable[str]) -> set[str]:
+    """Return the routes of the web pages that none of these paths leads to."""
+    routes = [
+        context.path
+        for context in iter_route_contexts(app.routes)
+        if context.path and "GET" in (context.methods or ()) and not context.path.startswith("/api/v1/")
+    ]
+    visited = set()
+    for path in paths:
+        bare = path.partition("?")[0]
+        # The first route that fits is the one that answers, so "/runs/new" is no visit of "/runs/{run_id}".
+        visited.add(next((route for route in routes if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route), bare)), ""))
+    return set(routes) - visited
 
 
 def lease(studio: Studio, labeler: User, kind: TaskKind) -> UUID:
