@@ -16,7 +16,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session, aliased
 
 from app.models import Completion, GuidelineVersion, ModelVersion, Prompt, Ranking, Task, TaskCompletion, User
-from app.services import pseudonyms
+from app.services import pseudonyms, quarantines
 
 BATCH = 500
 
@@ -39,19 +39,27 @@ class ExportedPrompt(BaseModel):
 
 
 class ExportedCompletion(BaseModel):
-    """One of the ranked answers and where it came from."""
+    """One of the ranked answers and where it came from; an edit names the answer it improves as `parent_id`."""
 
     model_config = ConfigDict(extra="forbid")
     id: UUID
     text: str
-    source: Literal["model", "human"]
+    source: Literal["model", "human", "edit"]
+    parent_id: UUID | None
     model_version_id: UUID | None
     model_version: str | None
     finish_reason: str | None
 
 
 class ExportedRanking(BaseModel):
-    """One line of the export: a labeler's ranking as it was given. `ranking` lists tie groups, the best first."""
+    """One line of the export: a labeler's judgement as it was given.
+
+    `ranking` lists tie groups, the best first; answers it leaves out stand below them, in no order. `strengths` says
+    how much better each group is than the next (1 slightly, 2 clearly, 3 much, null where nobody said), `acceptable`
+    how many of the first groups are acceptable. `judgements` holds the answers to the criteria by completion.
+    `purpose` is `collect` but for tasks whose answer is known, `retracts` marks an undo, `quarantined` what no
+    snapshot takes now.
+    """
 
     model_config = ConfigDict(extra="forbid")
     schema_version: Literal[1] = 1
@@ -60,7 +68,13 @@ class ExportedRanking(BaseModel):
     task_id: UUID
     prompt: ExportedPrompt
     completions: list[ExportedCompletion]
+    origin: Literal["task", "edit", "chat", "adjudication"]
+    purpose: Literal["collect", "gold", "screening"]
     ranking: list[list[UUID]]
+    strengths: list[int | None] | None
+    acceptable: int | None
+    judgements: dict[UUID, dict[str, int | bool | str]]
+    reason: str
     shown_order: list[UUID]
     labeler: str
     guideline_version: int
@@ -68,8 +82,10 @@ class ExportedRanking(BaseModel):
     simulated: bool
     counted: bool
     not_counted_reason: str | None
+    quarantined: bool
     supersedes: UUID | None
     superseded: bool
+    retracts: bool
     created_at: datetime
 
 
@@ -85,6 +101,8 @@ def ranking_lines(session: Session, project_id: UUID) -> Generator[bytes, None, 
             User.email,
             GuidelineVersion.version,
             later.id.label("later_id"),
+            Task.purpose,
+            quarantines.is_set_aside(Ranking).label("quarantined"),
         )
         .join(Task, Task.id == Ranking.task_id)
         .join(Prompt, Prompt.id == Task.prompt_id)
@@ -111,6 +129,7 @@ def _completions(session: Session, task_ids: set[UUID]) -> dict[UUID, list[Expor
             Completion.id,
             Completion.text,
             Completion.source,
+            Completion.parent_id,
             Completion.model_version_id,
             ModelVersion.name,
             Completion.finish_reason,
@@ -126,6 +145,7 @@ def _completions(session: Session, task_ids: set[UUID]) -> dict[UUID, list[Expor
                 id=row.id,
                 text=row.text,
                 source=row.source,
+                parent_id=row.parent_id,
                 model_version_id=row.model_version_id,
                 model_version=row.name,
                 finish_reason=row.finish_reason,
@@ -142,7 +162,13 @@ def _record(row: Row[Any], completions: Sequence[ExportedCompletion]) -> Exporte
         task_id=ranking.task_id,
         prompt=ExportedPrompt(id=row.prompt_id, split=row.split, messages=row.messages),
         completions=list(completions),
+        origin=ranking.origin,
+        purpose=row.purpose,
         ranking=ranking.groups,
+        strengths=ranking.strengths,
+        acceptable=ranking.acceptable,
+        judgements=ranking.judgements,
+        reason=ranking.reason,
         shown_order=ranking.shown_order,
         labeler=pseudonyms.of_labeler(row.email),
         guideline_version=row.version,
@@ -150,7 +176,9 @@ def _record(row: Row[Any], completions: Sequence[ExportedCompletion]) -> Exporte
         simulated=ranking.is_simulated,
         counted=ranking.counted,
         not_counted_reason=ranking.not_counted_reason,
+        quarantined=row.quarantined,
         supersedes=ranking.supersedes,
         superseded=row.later_id is not None,
+        retracts=ranking.retracts,
         created_at=ranking.created_at,
     )

@@ -165,7 +165,16 @@ def test_the_export_loses_nothing(scene: Scene, get: Get) -> None:
         labeler = make_user(session, "zoe@example.org", "labeler", is_simulated=True)
         prompt = make_prompts(session, make_project(session, scene.admin, "Ties"), ["Tea?"])[0]
         task = make_task(session, prompt, ["A", "B", "C"])
-        first = rank(session, task, labeler, [[0], [1, 2]], is_simulated=True)
+        first = rank(
+            session,
+            task,
+            labeler,
+            [[0], [1, 2]],
+            is_simulated=True,
+            strengths=[3],
+            acceptable=1,
+            reason="A is right.",
+        )
         second = rank(session, task, labeler, [[2], [0, 1]], supersedes=first.id, is_simulated=True)
         third = rank(session, task, scene.admin, [[1], [0], [2]], counted=False, not_counted_reason="late")
     answer = get(f"/api/v1/projects/{prompt.project_id}/comparisons", "both")
@@ -182,6 +191,11 @@ def test_the_export_loses_nothing(scene: Scene, get: Get) -> None:
     assert lines[0].labeler == lines[1].labeler != lines[2].labeler
     assert "example.org" not in answer.text
     assert lines[0].guideline_version == 1
+    assert (lines[0].strengths, lines[0].acceptable, lines[0].reason) == ([3], 1, "A is right.")
+    assert (lines[1].strengths, lines[1].acceptable, lines[1].reason) == (None, None, "")
+    assert {(line.origin, line.purpose, line.retracts, line.quarantined) for line in lines} == {
+        ("task", "collect", False, False)
+    }
 
 
 def test_the_export_has_the_same_bytes_twice_and_in_batches_of_any_size(
