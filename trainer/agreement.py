@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from trainer import data
+from trainer.rankings import Group
 from trainer.records import Message
 
 
-def hits(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
+def hits(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
     """Return, per prompt, the weight of pairs ranked right (equal scores count half) and of all pairs."""
     right: dict[tuple[Message, ...], float] = {}
     counted: dict[tuple[Message, ...], float] = {}
     for group, values in zip(groups, scores, strict=True):
-        for (better, worse), weight in zip(group.pairs, group.pair_weights, strict=True):
+        for (better, worse), weight in group.pairs.items():
             difference = float(values[better] - values[worse])
             hit = 0.5 if difference == 0 else float(difference > 0)
             right[group.messages] = right.get(group.messages, 0.0) + weight * hit
@@ -23,11 +23,11 @@ def hits(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> tuple[
     return list(right.values()), list(counted.values())
 
 
-def length_only(train: Sequence[data.Group], held_out: Sequence[data.Group]) -> float:
+def length_only(train: Sequence[Group], held_out: Sequence[Group]) -> float:
     """Return the held-out accuracy of preferring the longer answer, or the shorter if the training pairs do."""
 
-    def accuracy(groups: Sequence[data.Group], sign: int) -> float:
-        lengths = [torch.tensor([sign * len(s.completion) for s in group.sequences]) for group in groups]
+    def accuracy(groups: Sequence[Group], sign: int) -> float:
+        lengths = [torch.tensor([sign * len(completion) for completion in group.tree.completions]) for group in groups]
         right, counted = hits(groups, lengths)
         return sum(right) / sum(counted)
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,9 @@ from transformers import PreTrainedModel
 from trainer import checkpoint, data, modeling, optim, report
 from trainer.config import ConfigError, DpoOptions, RunConfig
 from trainer.device import Device, setup
+from trainer.layout import Layout
 from trainer.losses import dpo_loss
+from trainer.rankings import Group, group_comparisons, pair_tensors
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, canonical, read_comparisons
 from trainer.stop import StopSignal
 
@@ -42,19 +45,20 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
-    pad_id = tokenizer.pad_token_id
     truncation = data.Truncation()
     train, held_out = (
-        data.group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
+        group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
         for split in ("train", "held_out")
     )
 
     # 2. The model, what it says before any step, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
-    reference = reference_logps(run_dir, model, [*train, *held_out], pad_id, config, device)
+    layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
+    reference = reference_logps(run_dir, model, [*train, *held_out], config, layout)
     train_reference, held_out_reference = reference[: len(train)], reference[len(train) :]
     optimizer = optim.build(model.parameters(), options.optim)
-    done, _ = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
@@ -62,20 +66,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     with MetricsFile(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            step_weight = sum(train[i].weight for i in items)
-            totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_logp", "rejected_logp"), 0.0)
-            tokens = 0
-            for part in data.micro_batches([train[i].size for i in items], options.optim.tokens_per_forward):
-                groups = [train[items[i]] for i in part]
-                before = torch.cat([train_reference[items[i]] for i in part]).to(device.device)
-                batch = data.collate([s for group in groups for s in group.sequences], pad_id, device.device)
-                pairs, weights = data.pair_tensors(groups, step_weight, device.device)
-                with device.autocast():
-                    logps = modeling.completion_logps(model, batch).sum(dim=1)
-                loss, part_totals = pair_loss(logps, before, pairs, weights, options.beta)
-                torch.autograd.backward(loss)
-                totals = {key: value + part_totals[key] for key, value in totals.items()}
-                tokens += batch.tokens
+            groups, before = [train[i] for i in items], [train_reference[i] for i in items]
+            totals, tokens = layout.repeat(partial(backward, model, groups, before, options, layout), optimizer)
             if step == 1:
                 check_first_loss(totals["loss"], device)
             rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
@@ -83,7 +75,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             # 4. Tell, watch, save.
             watched: dict[str, float] = {}
             if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched = judge(model, held_out, held_out_reference, pad_id, options, device)
+                watched = judge(model, held_out, held_out_reference, options, layout)
             metrics.write(
                 step,
                 total_steps=len(steps),
@@ -97,7 +89,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 peak_memory_mb=device.peak_memory_mb(),
             )
             if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
             if stop.requested:
                 return EXIT_STOPPED
 
@@ -113,7 +105,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "truncated_completions": truncation.completions,
     }
     if held_out:
-        summary |= judge(model, held_out, held_out_reference, pad_id, options, device)
+        summary |= judge(model, held_out, held_out_reference, options, layout)
         summary["headline"] = (
             f"On {summary['held_out_pairs']} held-out pairs DPO's implicit reward agrees with the labelers in "
             f"{summary['held_out_accuracy']:.1%}."
@@ -123,6 +115,25 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype))
     report.write(run_dir, config, summary)
     return EXIT_DONE
+
+
+def backward(
+    model: PreTrainedModel, groups: list[Group], reference: list[torch.Tensor], options: DpoOptions, layout: Layout
+) -> tuple[dict[str, float], int]:
+    """Add the gradients of one step and return its figures and the tokens forwarded."""
+    step_weight = sum(group.weight for group in groups)
+    totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_logp", "rejected_logp"), 0.0)
+    tokens = 0
+    for part, batch in layout.batches([group.tree for group in groups]):
+        with layout.device.autocast():
+            logps = batch.sum_by_completion(modeling.completion_logps(model, batch))
+        before = torch.cat([reference[i] for i in part]).to(logps.device)
+        pairs = pair_tensors([groups[i] for i in part], step_weight, logps.device)
+        loss, figures = pair_loss(logps, before, pairs.members, pairs.weights, options.beta)
+        torch.autograd.backward(loss)
+        totals = {key: value + figures[key] for key, value in totals.items()}
+        tokens += batch.tokens
+    return totals, tokens
 
 
 def pair_loss(
@@ -146,34 +157,32 @@ def pair_loss(
 
 
 @torch.no_grad()
-def group_logps(
-    model: PreTrainedModel, groups: Sequence[data.Group], pad_id: int, tokens_per_forward: int, device: Device
-) -> list[torch.Tensor]:
+def group_logps(model: PreTrainedModel, groups: Sequence[Group], layout: Layout) -> list[torch.Tensor]:
     """Return log pi(y | x) (K,) of each group's completions, on the CPU."""
     logps: list[torch.Tensor] = [torch.empty(0)] * len(groups)
-    for part in data.micro_batches([group.size for group in groups], tokens_per_forward):
-        batch = data.collate([s for i in part for s in groups[i].sequences], pad_id, device.device)
-        with device.autocast():
-            values = modeling.completion_logps(model, batch).sum(dim=1).cpu()
-        for index, chunk in zip(part, torch.split(values, [len(groups[i].sequences) for i in part]), strict=True):
+    for part, batch in layout.batches([group.tree for group in groups]):
+        with layout.device.autocast():
+            values = batch.sum_by_completion(modeling.completion_logps(model, batch)).cpu()
+        sizes = [len(groups[i].tree.completions) for i in part]
+        for index, chunk in zip(part, torch.split(values, sizes), strict=True):
             logps[index] = chunk
     return logps
 
 
 def reference_logps(
-    run_dir: Path, model: PreTrainedModel, groups: Sequence[data.Group], pad_id: int, config: RunConfig, device: Device
+    run_dir: Path, model: PreTrainedModel, groups: Sequence[Group], config: RunConfig, layout: Layout
 ) -> list[torch.Tensor]:
     """Return `group_logps` of the untrained model, from the run's cache where that holds them for these very inputs."""
-    ids = [[list(sequence) for sequence in group.sequences] for group in groups]
-    facts = [modeling.fingerprint(config.model), str(device.dtype), hashlib.sha256(canonical(ids)).hexdigest()]
+    ids = [list(group.tree) for group in groups]
+    facts = [modeling.fingerprint(config.model), str(layout.device.dtype), hashlib.sha256(canonical(ids)).hexdigest()]
     key = hashlib.sha256(canonical(facts)).hexdigest()
     path = run_dir / "reference.safetensors"
-    sizes = [len(group.sequences) for group in groups]
+    sizes = [len(group.tree.completions) for group in groups]
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if file.metadata() == {"key": key}:
                 return list(torch.split(file.get_tensor("logps"), sizes))
-    logps = group_logps(model, groups, pad_id, cast("DpoOptions", config.options).optim.tokens_per_forward, device)
+    logps = layout.repeat(partial(group_logps, model, groups, layout))
     aside = path.with_suffix(".partial")
     save_file({"logps": torch.cat(logps)}, aside, metadata={"key": key})
     aside.replace(path)
@@ -193,14 +202,13 @@ def check_first_loss(loss: float, device: Device) -> None:
 
 def judge(
     model: PreTrainedModel,
-    groups: Sequence[data.Group],
+    groups: Sequence[Group],
     reference: Sequence[torch.Tensor],
-    pad_id: int,
     options: DpoOptions,
-    device: Device,
+    layout: Layout,
 ) -> dict[str, float]:
     """Return the figures of `pair_loss` on held-out groups, under `held_out_…`."""
-    logps = torch.cat(group_logps(model, groups, pad_id, options.optim.tokens_per_forward, device))
-    pairs, weights = data.pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
-    _, figures = pair_loss(logps, torch.cat(list(reference)), pairs, weights, options.beta)
+    logps = torch.cat(layout.repeat(partial(group_logps, model, groups, layout)))
+    pairs = pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
+    _, figures = pair_loss(logps, torch.cat(list(reference)), pairs.members, pairs.weights, options.beta)
     return {f"held_out_{key}": value for key, value in figures.items()}

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from trainer import agreement, checkpoint, data, losses, modeling, report, reward_model, rollout
 from trainer.config import ConfigError, EvaluateOptions, PolicyRef, RunConfig
 from trainer.device import Device, setup
 from trainer.intervals import ratio_interval
+from trainer.layout import Layout
+from trainer.rankings import group_comparisons
 from trainer.records import (
     EXIT_DONE,
     EXIT_STOPPED,
@@ -32,6 +34,7 @@ from trainer.records import (
     write_jsonl,
 )
 from trainer.stop import StopSignal
+from trainer.tree import Tree
 
 TOKENS_PER_FORWARD = 4096
 
@@ -39,7 +42,7 @@ TOKENS_PER_FORWARD = 4096
 class Judged(NamedTuple):
     """The answers of one policy, K to each of B prompts, all K of a prompt together. Lists are of length B * K."""
 
-    sequences: list[data.Sequence]
+    trees: list[Tree]  # one answer each
     answers: list[rollout.Answer]
     texts: list[str]
     logps: list[torch.Tensor]  # of each answer's tokens, by the policy itself
@@ -120,27 +123,22 @@ def answer_prompts(
     )
     ids = [prompt for prompt in encoded for _ in range(each)]
     answers = rollout.sample(policy, ids, options.sampling, rollout.end_ids(policy, tokenizer), noise)
-    sequences = [data.Sequence(prompt, answer.ids) for prompt, answer in zip(ids, answers, strict=True)]
-    logps = answer_logps(policy, tokenizer, sequences, options.sampling.temperature, device)
+    trees = [Tree(prompt, [answer.ids]) for prompt, answer in zip(ids, answers, strict=True)]
+    logps = answer_logps(policy, trees, options.sampling.temperature, device)
     texts = [rollout.text_of(tokenizer, answer) for answer in answers]
-    return Judged(sequences, answers, texts, logps, tokenizer.get_vocab() == vocabulary)
+    return Judged(trees, answers, texts, logps, tokenizer.get_vocab() == vocabulary)
 
 
 @torch.no_grad()
 def answer_logps(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: Sequence[data.Sequence],
-    temperature: float,
-    device: Device,
+    policy: PreTrainedModel, trees: Sequence[Tree], temperature: float, device: Device
 ) -> list[torch.Tensor]:
     """Return the log-probability of each token of each answer, at the sampling temperature (greedy: at 1)."""
-    logps = [torch.empty(0)] * len(sequences)
-    for part in data.micro_batches([(1, sequence.length) for sequence in sequences], TOKENS_PER_FORWARD):
-        batch = data.collate([sequences[i] for i in part], tokenizer.pad_token_id, device.device)
-        grid = modeling.completion_logps(policy, batch, temperature or 1.0)
-        for index, row, mask in zip(part, grid, batch.completion_mask, strict=True):
-            logps[index] = row[mask].cpu()
+    logps = [torch.empty(0)] * len(trees)
+    for part, batch in Layout(False, TOKENS_PER_FORWARD, device).batches(trees):
+        values = modeling.completion_logps(policy, batch, temperature or 1.0).cpu()
+        for index, row in zip(part, torch.split(values, [len(trees[i].completions[0]) for i in part]), strict=True):
+            logps[index] = row
     return logps
 
 
@@ -156,11 +154,10 @@ def kl_to_reference(
     kls[options.baseline] = [(0.0, 0.0)] * len(judged[options.baseline].answers)
     comparable = [name for name, found in judged.items() if found.same_tokens and name != options.baseline]
     if comparable:
-        tokenizer = modeling.load_tokenizer(config.model)
         reference = modeling.load_policy(config.model, device.dtype, device.device)
         for name in comparable:
             found = judged[name]
-            theirs = answer_logps(reference, tokenizer, found.sequences, options.sampling.temperature, device)
+            theirs = answer_logps(reference, found.trees, options.sampling.temperature, device)
             kls[name] = [
                 (float(losses.kl_k1(own, other).sum()), float(losses.kl_k3(own, other).sum()))
                 for own, other in zip(found.logps, theirs, strict=True)
@@ -238,16 +235,16 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
     """Return how often the reward model ranks held-out pairs as the labelers did, and how often length alone does."""
     comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
     train, held_out = (
-        data.group_comparisons(
+        group_comparisons(
             judge.tokenizer, [row for row in comparisons if row.split == split], config.max_length, data.Truncation()
         )
         for split in ("train", "held_out")
     )
     if not held_out:
         return {}
-    scores = reward_model.score(judge, [s for group in held_out for s in group.sequences], TOKENS_PER_FORWARD)
-    by_group = torch.split(scores, [len(group.sequences) for group in held_out])
-    right, counted = agreement.hits(held_out, by_group)
+    rows = Layout(False, TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
+    scores = reward_model.score(judge, [group.tree for group in held_out], rows)
+    right, counted = agreement.hits(held_out, scores)
     return {
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
         "held_out_accuracy": sum(right) / sum(counted),

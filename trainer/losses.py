@@ -10,13 +10,12 @@ import torch
 from torch.nn.functional import logsigmoid
 
 
-def sft_loss(logps: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return -sum_n w_n sum_t log p(y_t): the cross-entropy of completion tokens.
+def sft_loss(logps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return -sum_t w_t log p(y_t), the cross-entropy of completion tokens.
 
-    `logps` and `mask` are (N, T), `weights` (N,) the weight of each token of sequence n. With w_n = 1 / (completion
-    tokens of the whole step) this is the mean over tokens.
+    `logps` and `weights` are (M,). With w_t = 1 / (completion tokens of the whole step) this is the mean over tokens.
     """
-    return -((logps * mask).sum(dim=1) * weights).sum()
+    return -(logps * weights).sum()
 
 
 def prompt_mean_weights(

@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from trainer import tree
 from trainer.config import ConfigError, Lora, RunConfig
-from trainer.data import Batch
 from trainer.device import Device
+from trainer.layout import Layout, choose
 from trainer.records import file_sha256
+from trainer.tree import Batch
 
 HEAD_ROWS = 256  # completion positions scored at once: (256, V) float32 is the most that logits ever take
 
@@ -110,8 +112,7 @@ def _check_head(policy: PreTrainedModel, name: str) -> None:
     ids = torch.tensor([[0, 1]], device=policy.device)
     with torch.no_grad():
         expected = policy(input_ids=ids, use_cache=False).logits.float()
-        hidden = hidden_states(policy, ids)
-        found = policy.get_output_embeddings()(hidden).float()
+        found = logits(policy, policy.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
         raise ConfigError(
             f"The model {name} changes its logits after the output layer, which this trainer cannot follow."
@@ -158,29 +159,35 @@ def reference(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 # Log-probabilities
 
 
-def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return the last hidden states (N, T, D) of right-padded ids (N, T).
+def core(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the transformers model, whose layers hold the adapters if there are any."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    No attention mask is needed, and none is passed: attention is causal and padding lies on the right, so no real token
-    can see it. Without a mask the faster causal kernel runs. Left-padded ids would be wrong here.
-    """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    output: torch.Tensor = core.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    return output
+
+def choose_layout(model: PreTrainedModel, tokens: int, device: Device) -> Layout:
+    """Return the layout that a causal language model can take (see `layout.choose`)."""
+    return choose(core(model).base_model, core(model), tokens, device)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Return the last hidden states (R * T, D) of a batch's rows, laid end to end."""
+    return tree.hidden_states(core(model).base_model, core(model).config, batch)
 
 
 def completion_logps(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
-    """Return (N, T) float32: at each completion token its log-probability given all before it, elsewhere 0.
+    """Return (M,) float32: the log-probability of each completion token given all before it, as `batch.targets`.
 
-    Column t is for `input_ids[:, t]` and reads the hidden state at t - 1. The output layer runs on completion positions
-    only, `HEAD_ROWS` at a time, and is recomputed in the backward pass; (N, T, V) never exists.
+    The output layer runs on completion positions only, `HEAD_ROWS` at a time, and is recomputed in the backward pass;
+    (R, T, V) never exists.
     """
-    hidden = hidden_states(model, batch.input_ids)[:, :-1]
-    scored = batch.completion_mask[:, 1:]
-    values = token_logps(model, hidden[scored], batch.input_ids[:, 1:][scored], temperature)
-    logps = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=values.device)
-    rows, columns = scored.nonzero(as_tuple=True)
-    return logps.index_put((rows, columns + 1), values)
+    return token_logps(model, hidden_states(model, batch)[batch.sources], batch.targets, temperature)
+
+
+def logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the float32 logits (…, V) of last hidden states (…, D), with the soft cap of the Gemma family."""
+    values: torch.Tensor = model.get_output_embeddings()(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return values if cap is None else torch.tanh(values / cap) * cap
 
 
 def token_logps(
@@ -190,16 +197,32 @@ def token_logps(
 
     Logits are divided by `temperature` as the sampler's are, so both see one distribution.
     """
-    head = model.get_output_embeddings()
+    return torch.cat([chunk[0] for chunk in _score_chunks(model, hidden, targets, temperature, entropy=False)])
 
-    def score(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = head(rows).float()
+
+def token_logps_and_entropies(
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `token_logps` and, from the same pass without a gradient, the entropy (M,) in nats at each position."""
+    chunks = list(_score_chunks(model, hidden, targets, temperature, entropy=True))
+    return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])
+
+
+def _score_chunks(
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (log-probabilities, entropies) of `HEAD_ROWS` positions at a time; logits are recomputed backwards."""
+
+    def score(rows: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scaled = logits(model, rows)
         if temperature != 1.0:
-            logits = logits / temperature
-        chosen: torch.Tensor = logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-        return chosen
+            scaled = scaled / temperature
+        normaliser = scaled.logsumexp(dim=1)
+        chosen = scaled.gather(1, wanted[:, None]).squeeze(1) - normaliser
+        if not entropy:
+            return chosen, chosen.new_empty(0)
+        with torch.no_grad():  # H = -sum_v p_v (z_v - log Z)
+            return chosen, normaliser - (torch.softmax(scaled, dim=1) * scaled).sum(dim=1)
 
-    parts = []
     for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True):
-        parts.append(recompute(score, rows, wanted, use_reentrant=False) if rows.requires_grad else score(rows, wanted))
-    return torch.cat(parts)
+        yield recompute(score, rows, wanted, use_reentrant=False) if rows.requires_grad else score(rows, wanted)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import checkpoint, data, losses, modeling, optim, report, reward_model, rollout
+from trainer import checkpoint, data, losses, modeling, optim, report, reward_model, rollout, tree
 from trainer.config import ConfigError, PpoOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.records import (
@@ -60,7 +60,7 @@ class Episodes(NamedTuple):
     """N scored answers. Tensors are (N, T) over answer tokens, column 0 the first one; `mask` is True on real ones."""
 
     prompts: list[Prompt]
-    sequences: list[data.Sequence]
+    trees: list[tree.Tree]  # one answer each
     answers: list[rollout.Answer]
     texts: list[str]
     scores: torch.Tensor  # (N,) by the reward model
@@ -116,15 +116,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             parts = [minibatches(episodes, options, config.seed, iteration, n) for n in range(options.ppo_epochs)]
             penalty = torch.tensor([answer.finish_reason == "length" for answer in episodes.answers])
             scores = episodes.scores - options.missing_end_penalty * penalty.to(episodes.scores)
-            estimates = estimate(
-                actor, episodes, parts[0], scores, kl_coefficient, tokenizer.pad_token_id, config, device
-            )
+            estimates = estimate(actor, episodes, parts[0], scores, kl_coefficient, config, device)
             clock.append(time.perf_counter())
 
             # 5. Update policy and value.
-            figures = update(
-                actor, optimizers, episodes, estimates, parts, iteration, tokenizer.pad_token_id, options, device
-            )
+            figures = update(actor, optimizers, episodes, estimates, parts, iteration, options, device)
             clock.append(time.perf_counter())
 
             # 6. Tell, adapt, save.
@@ -199,31 +195,30 @@ def roll_out(
     scores = reward_model.score_texts(judge, [prompt.messages for prompt in prompts], texts, config.max_length)
     lengths = torch.tensor([len(answer.ids) for answer in answers])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    sequences = [data.Sequence(prompt, answer.ids) for prompt, answer in zip(ids, answers, strict=True)]
-    return Episodes(prompts, sequences, answers, texts, scores.to(sampler.device), mask.to(sampler.device))
+    trees = [tree.Tree(prompt, [answer.ids]) for prompt, answer in zip(ids, answers, strict=True)]
+    return Episodes(prompts, trees, answers, texts, scores.to(sampler.device), mask.to(sampler.device))
 
 
 def minibatches(
     episodes: Episodes, options: PpoOptions, seed: int, iteration: int, epoch: int
 ) -> list[list[list[int]]]:
     """Return the minibatches of one epoch, each as its micro-batches, each as indexes of episodes."""
-    order = list(range(len(episodes.sequences)))
+    order = list(range(len(episodes.trees)))
     random.Random(f"{seed}/minibatches/{iteration}/{epoch}").shuffle(order)
     size = -(-len(order) // options.minibatches)
     split = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        sizes = [(1, episodes.sequences[row].length) for row in rows]
-        split.append([[rows[i] for i in part] for part in data.micro_batches(sizes, options.optim.tokens_per_forward)])
+        parts = tree.split([episodes.trees[row] for row in rows], options.optim.tokens_per_forward, shared=False)
+        split.append([[rows[i] for i in part] for part in parts])
     return split
 
 
-def forward(actor: Actor, batch: data.Batch, temperature: float, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(actor: Actor, batch: tree.Batch, temperature: float, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (M,) float32 log-probabilities of the answers' tokens, row after row, and the values (M,) before each."""
-    scored = batch.completion_mask[:, 1:]
     with device.autocast():
-        hidden = modeling.hidden_states(actor.policy, batch.input_ids)[:, :-1][scored]
-        logps = modeling.token_logps(actor.policy, hidden, batch.input_ids[:, 1:][scored], temperature)
+        hidden = modeling.hidden_states(actor.policy, batch)[batch.sources]
+        logps = modeling.token_logps(actor.policy, hidden, batch.targets, temperature)
     return logps, actor.value_head(hidden.float()).squeeze(1)  # values in float32: bfloat16 has three digits
 
 
@@ -234,7 +229,6 @@ def estimate(
     parts: list[list[list[int]]],
     scores: torch.Tensor,
     kl_coefficient: float,
-    pad_id: int,
     config: RunConfig,
     device: Device,
 ) -> Estimates:
@@ -246,12 +240,11 @@ def estimate(
     temperature = options.sampling.temperature
     logps, reference_logps, values = (torch.zeros(mask.shape, device=mask.device) for _ in range(3))
     for part in (part for minibatch in parts for part in minibatch):
-        batch = data.collate([episodes.sequences[row] for row in part], pad_id, device.device)
+        batch = tree.collate([episodes.trees[row] for row in part], device.device, shared=False)
         found = list(forward(actor, batch, temperature, device))
         without = contextlib.nullcontext(actor.frozen) if actor.frozen is not None else modeling.reference(actor.policy)
         with without as reference, device.autocast():
-            grid = modeling.completion_logps(reference, batch, temperature)
-        found.append(grid[batch.completion_mask])
+            found.append(modeling.completion_logps(reference, batch, temperature))
         for target, flat in zip((logps, values, reference_logps), found, strict=True):
             target[part] = torch.zeros_like(target[part]).masked_scatter(mask[part], flat)
     rewards = losses.penalised_rewards(logps, reference_logps, scores, mask, kl_coefficient)
@@ -266,7 +259,6 @@ def update(
     estimates: Estimates,
     epochs: list[list[list[list[int]]]],
     iteration: int,
-    pad_id: int,
     options: PpoOptions,
     device: Device,
 ) -> dict[str, float]:
@@ -283,7 +275,7 @@ def update(
         count = int(episodes.mask[[row for part in minibatch for row in part]].sum())
         loss_sum = 0.0
         for part in minibatch:
-            batch = data.collate([episodes.sequences[row] for row in part], pad_id, device.device)
+            batch = tree.collate([episodes.trees[row] for row in part], device.device, shared=False)
             here = episodes.mask[part]
             old_logps, old_values, advantages, returns = (
                 grid[part][here]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +19,15 @@ import torch
 from trainer import checkpoint, data, modeling, optim, report, reward_model
 from trainer.agreement import hits, length_only
 from trainer.config import ConfigError, RewardOptions, RunConfig
-from trainer.device import Device, setup
+from trainer.device import setup
 from trainer.intervals import ratio_interval
+from trainer.layout import Layout
 from trainer.losses import pairwise_reward_loss
+from trainer.rankings import Group, group_comparisons, pair_tensors
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons, read_demonstrations
+from trainer.reward_model import RewardModel
 from trainer.stop import StopSignal
+from trainer.tree import Tree
 
 NORMALISER_ANSWERS = 64  # the standard error of a mean over as many is an eighth of the scores' spread
 
@@ -42,14 +47,16 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     train, held_out = (
-        data.group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
+        group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
         for split in ("train", "held_out")
     )
 
     # 2. The model, and where an earlier attempt left it.
     model = reward_model.new_reward_model(config, device, tokenizer)
+    layout = model.choose_layout(options.optim.tokens_per_forward, device)
     optimizer = optim.build(model.parameters(), options.optim)
-    done, _ = checkpoint.resume(run_dir, {"reward": model}, {"reward": optimizer})
+    done, counters = checkpoint.resume(run_dir, {"reward": model}, {"reward": optimizer})
+    layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
@@ -57,37 +64,18 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     with MetricsFile(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            groups = [train[i] for i in items]
-            step_weight = sum(group.weight for group in groups)
-            loss, accuracy, margin, tokens = 0.0, 0.0, 0.0, 0
-            for part in data.micro_batches([group.size for group in groups], options.optim.tokens_per_forward):
-                rows = [groups[i] for i in part]
-                batch = data.collate(
-                    [s for group in rows for s in group.sequences], tokenizer.pad_token_id, device.device
-                )
-                pairs, weights = data.pair_tensors(rows, step_weight, device.device)
-                with device.autocast():
-                    scores = model(batch)
-                part_loss = pairwise_reward_loss(scores, pairs, weights)
-                torch.autograd.backward(part_loss)
-                difference = scores.detach()[pairs] @ torch.tensor([1.0, -1.0], device=device.device)
-                loss += part_loss.item()
-                accuracy += (weights * (difference > 0)).sum().item()
-                margin += (weights * difference).sum().item()
-                tokens += batch.tokens
-            rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
+            totals, tokens = layout.repeat(partial(backward, model, [train[i] for i in items], layout), optimizer)
+            rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
 
             # 4. Tell, watch, save.
             watched: dict[str, float] = {}
             if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched = judge(held_out, score_groups(model, held_out, options.optim.tokens_per_forward, device))
+                watched = judge(held_out, score_trees(model, [group.tree for group in held_out], layout))
             metrics.write(
                 step,
                 total_steps=len(steps),
                 epoch=step / each,
-                loss=loss,
-                accuracy=accuracy,
-                margin=margin,
+                **totals,
                 **watched,
                 learning_rate=rate,
                 grad_norm=norm,
@@ -96,7 +84,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 peak_memory_mb=device.peak_memory_mb(),
             )
             if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-                checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer})
+                checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer}, layout.counters())
             if stop.requested:
                 return EXIT_STOPPED
 
@@ -111,7 +99,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
     }
     if held_out:
-        scores = score_groups(model, held_out, options.optim.tokens_per_forward, device)
+        scores = score_trees(model, [group.tree for group in held_out], layout)
         low, high = ratio_interval(*hits(held_out, scores), seed=config.seed)
         summary |= judge(held_out, scores)
         summary |= {"held_out_accuracy_interval": [low, high], "length_only_accuracy": length_only(train, held_out)}
@@ -122,12 +110,12 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
     demonstrations = run_dir / "data" / "demonstrations.jsonl"
     references = [
-        data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)[0]
+        data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)
         for row in (read_demonstrations(demonstrations) if demonstrations.exists() else [])
         if row.split == "train"
     ]
-    answers = [sequence for group in train for sequence in group.sequences]
-    normalise(model, references, answers, options.optim.tokens_per_forward, device)
+    answers = [Tree(group.tree.prompt, [answer]) for group in train for answer in group.tree.completions]
+    normalise(model, references, answers, layout)
     summary |= {
         "normalised_on": "demonstrations" if references else "training answers",
         "raw_mean": float(model.mean),
@@ -142,23 +130,31 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
-def score_groups(
-    model: reward_model.RewardModel, groups: Sequence[data.Group], tokens_per_forward: int, device: Device
-) -> list[torch.Tensor]:
-    """Return the scores (K,) of each group's completions."""
-    sequences = [sequence for group in groups for sequence in group.sequences]
-    with device.autocast():
-        scores = reward_model.score(model, sequences, tokens_per_forward)
-    return list(torch.split(scores, [len(group.sequences) for group in groups]))
+def backward(model: RewardModel, groups: list[Group], layout: Layout) -> tuple[dict[str, float], int]:
+    """Add the gradients of one step and return its figures and the tokens forwarded."""
+    step_weight = sum(group.weight for group in groups)
+    totals = dict.fromkeys(("loss", "accuracy", "margin"), 0.0)
+    tokens = 0
+    for part, batch in layout.batches([group.tree for group in groups]):
+        with layout.device.autocast():
+            scores = model(batch)
+        pairs = pair_tensors([groups[i] for i in part], step_weight, scores.device)
+        loss = pairwise_reward_loss(scores, pairs.members, pairs.weights)
+        torch.autograd.backward(loss)
+        better, worse = scores.detach()[pairs.members].unbind(dim=1)
+        totals["loss"] += loss.item()
+        totals["accuracy"] += (pairs.weights * (better > worse)).sum().item()
+        totals["margin"] += (pairs.weights * (better - worse)).sum().item()
+        tokens += batch.tokens
+    return totals, tokens
 
 
-def normalise(
-    model: reward_model.RewardModel,
-    references: Sequence[data.Sequence],
-    answers: Sequence[data.Sequence],
-    tokens_per_forward: int,
-    device: Device,
-) -> None:
+def score_trees(model: RewardModel, trees: Sequence[Tree], layout: Layout) -> list[torch.Tensor]:
+    """Return the scores (K,) of each tree's completions."""
+    return layout.repeat(partial(reward_model.score, model, trees, layout))
+
+
+def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[Tree], layout: Layout) -> None:
     """Set the model's mean and std, so that reference answers score 0 on average (InstructGPT, 3.5).
 
     The mean is that of `references`, the labelers' demonstrations, or of `answers`, the training completions, where
@@ -166,10 +162,9 @@ def normalise(
     At most `NORMALISER_ANSWERS` of either, evenly spread, are scored.
     """
 
-    def raw(sequences: Sequence[data.Sequence]) -> torch.Tensor:
-        stride = -(-len(sequences) // NORMALISER_ANSWERS)
-        with device.autocast():
-            return reward_model.score(model, sequences[::stride], tokens_per_forward)
+    def raw(trees: Sequence[Tree]) -> torch.Tensor:
+        stride = -(-len(trees) // NORMALISER_ANSWERS)
+        return torch.cat(score_trees(model, trees[::stride], layout))
 
     of_answers = raw(answers)
     mean = raw(references).mean() if references else of_answers.mean()
@@ -177,13 +172,14 @@ def normalise(
     model.std.copy_(of_answers.std(correction=0).clamp_min(1e-6))
 
 
-def judge(groups: Sequence[data.Group], scores: Sequence[torch.Tensor]) -> dict[str, float]:
+def judge(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[str, float]:
     """Return the held-out figures: loss as in training, share of pairs ranked right, mean score difference of pairs."""
-    pairs, weights = data.pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
+    pairs = pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
     flat = torch.cat(list(scores))
+    better, worse = flat[pairs.members].unbind(dim=1)
     right, counted = hits(groups, scores)
     return {
-        "held_out_loss": pairwise_reward_loss(flat, pairs, weights).item(),
+        "held_out_loss": pairwise_reward_loss(flat, pairs.members, pairs.weights).item(),
         "held_out_accuracy": sum(right) / sum(counted),
-        "held_out_margin": (weights * (flat[pairs[:, 0]] - flat[pairs[:, 1]])).sum().item(),
+        "held_out_margin": (pairs.weights * (better - worse)).sum().item(),
     }

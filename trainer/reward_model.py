@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data
+from trainer import data, tree
 from trainer.config import ConfigError, Lora, RunConfig
 from trainer.device import Device
+from trainer.layout import Layout, choose
 from trainer.modeling import add_lora, cast_weights, check_length, from_pretrained, load_tokenizer, merge_lora
 from trainer.records import Message
 
@@ -51,12 +52,15 @@ class RewardModel(nn.Module):
         """The model below the head."""
         return getattr(self.classifier, self.classifier.base_model_prefix)
 
-    def forward(self, batch: data.Batch) -> torch.Tensor:
+    def forward(self, batch: tree.Batch) -> torch.Tensor:
         """Return the normalised scores (N,) float32, read by explicit end index; padding may be any token."""
-        hidden = self.trunk(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(hidden), device=hidden.device), batch.end_index]
+        last = tree.hidden_states(self.trunk, self.classifier.config, batch)[batch.ends]
         raw: torch.Tensor = (last.float() * self.classifier.score.weight.float()).sum(dim=1)
         return (raw - self.mean) / self.std
+
+    def choose_layout(self, tokens: int, device: Device) -> Layout:
+        """Return the layout that the trunk can take (see `layout.choose`)."""
+        return choose(self.trunk, self.classifier, tokens, device)
 
     def add_lora(self, lora: Lora) -> None:
         """Put adapters on the trunk and leave the head trainable, in float32."""
@@ -80,12 +84,14 @@ def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTok
 
 
 @torch.no_grad()
-def score(model: RewardModel, sequences: Sequence[data.Sequence], tokens_per_forward: int) -> torch.Tensor:
-    """Return the normalised scores (N,) float32 of encoded answers, on the CPU and in the order given."""
-    scores = torch.empty(len(sequences))
-    for part in data.micro_batches([(1, sequence.length) for sequence in sequences], tokens_per_forward):
-        batch = data.collate([sequences[i] for i in part], model.tokenizer.pad_token_id, model.mean.device)
-        scores[part] = model(batch).cpu()
+def score(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) -> list[torch.Tensor]:
+    """Return the normalised scores (K,) float32 of each tree's completions, on the CPU."""
+    scores: list[torch.Tensor] = [torch.empty(0)] * len(trees)
+    for part, batch in layout.batches(trees):
+        with layout.device.autocast():
+            values = model(batch).cpu()
+        for index, chunk in zip(part, torch.split(values, [len(trees[i].completions) for i in part]), strict=True):
+            scores[index] = chunk
     return scores
 
 
@@ -94,11 +100,13 @@ def score_texts(
 ) -> torch.Tensor:
     """Return the normalised scores (N,) of completions, each of the prompt beside it, by the model's own tokenizer."""
     cuts = data.Truncation()
-    sequences = [
-        data.encode(model.tokenizer, messages, [text], max_length, cuts)[0]
+    trees = [
+        data.encode(model.tokenizer, messages, [text], max_length, cuts)
         for messages, text in zip(prompts, completions, strict=True)
     ]
-    return score(model, sequences, TOKENS_PER_FORWARD)
+    # One answer a prompt: rows need no mask, and in the model's own precision no autocast.
+    rows = Layout(False, TOKENS_PER_FORWARD, Device(model.mean.device, torch.float32))
+    return torch.cat(score(model, trees, rows))
 
 
 def _ask(question: str) -> list[Message]:

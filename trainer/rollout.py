@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from trainer.config import ConfigError, Sampling
 from trainer.data import end_token_id, prompt_ids
+from trainer.modeling import logits
 from trainer.records import Prompt
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _sample_batch(
 ) -> list[Answer]:
     from transformers import DynamicCache
 
-    device, head = model.device, model.get_output_embeddings()
+    device = model.device
     uniforms, end_tensor = uniforms.to(device), torch.tensor(ends, device=device)
     count, width = len(prompts), sampling.max_new_tokens
     ids, logps = torch.zeros(count, width, dtype=torch.long, device=device), torch.zeros(count, width, device=device)
@@ -174,7 +175,9 @@ def _sample_batch(
         hidden = model.base_model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
-        tokens, chosen, entropy = choose(head(hidden), uniforms[rows, step], sampling.temperature, sampling.top_p)
+        tokens, chosen, entropy = choose(
+            logits(model, hidden), uniforms[rows, step], sampling.temperature, sampling.top_p
+        )
         ids[rows, step], logps[rows, step], entropies[rows, step] = tokens, chosen, entropy
         ended = rows[torch.isin(tokens, end_tensor) & ~stopped[rows]]
         lengths[ended] = step + 1

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from trainer import checkpoint, data, modeling, optim, report
 from trainer.config import ConfigError, RunConfig, SftOptions
-from trainer.device import Device, setup
+from trainer.device import setup
+from trainer.layout import Layout
 from trainer.losses import sft_loss
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, MetricsFile, read_demonstrations
+from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_demonstrations
 from trainer.stop import StopSignal
+from trainer.tree import Tree
 
 
 def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
@@ -36,13 +39,17 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
-    sequences = [_encode(tokenizer, row, config, truncation) for row in train]
-    held_out_sequences = [_encode(tokenizer, row, config, truncation) for row in held_out]
+    trees, held_out_trees = (
+        [data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation) for row in rows]
+        for rows in (train, held_out)
+    )
 
     # 2. The model, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
+    layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
     optimizer = optim.build(model.parameters(), options.optim)
-    done, _ = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
@@ -50,28 +57,14 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     with MetricsFile(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            # The mean is over the completion tokens of the whole step, however it is split into forwards.
-            step_tokens = sum(train[i].weight * len(sequences[i].completion) for i in items)
-            loss, tokens = 0.0, 0
-            sizes = [(1, sequences[i].length) for i in items]
-            for part in data.micro_batches(sizes, options.optim.tokens_per_forward):
-                rows = [items[i] for i in part]
-                batch = data.collate([sequences[i] for i in rows], tokenizer.pad_token_id, device.device)
-                weights = torch.tensor([train[i].weight / step_tokens for i in rows], device=device.device)
-                with device.autocast():
-                    logps = modeling.completion_logps(model, batch)
-                part_loss = sft_loss(logps, batch.completion_mask, weights)
-                torch.autograd.backward(part_loss)
-                loss += part_loss.item()
-                tokens += batch.tokens
+            step_trees, step_weights = [trees[i] for i in items], [train[i].weight for i in items]
+            loss, tokens = layout.repeat(partial(backward, model, step_trees, step_weights, layout), optimizer)
             rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
 
             # 4. Tell, watch, save.
             watched = {}
             if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched["held_out_loss"] = held_out_loss(
-                    model, held_out_sequences, tokenizer.pad_token_id, options.optim.tokens_per_forward, device
-                )
+                watched["held_out_loss"] = held_out_loss(model, held_out_trees, layout)
             metrics.write(
                 step,
                 total_steps=len(steps),
@@ -85,7 +78,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 peak_memory_mb=device.peak_memory_mb(),
             )
             if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer})
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
             if stop.requested:
                 return EXIT_STOPPED
 
@@ -99,9 +92,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "headline": f"Fine-tuned on {len(train)} demonstrations.",
     }
     if held_out:
-        after = held_out_loss(
-            model, held_out_sequences, tokenizer.pad_token_id, options.optim.tokens_per_forward, device
-        )
+        after = held_out_loss(model, held_out_trees, layout)
         summary |= {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))}
         summary["headline"] = f"Fine-tuned on {len(train)} demonstrations; held-out loss {after:.3f} nats a token."
 
@@ -111,21 +102,30 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, row: Demonstration, config: RunConfig, truncation: data.Truncation
-) -> data.Sequence:
-    return data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)[0]
+def backward(model: PreTrainedModel, trees: list[Tree], weights: list[float], layout: Layout) -> tuple[float, int]:
+    """Add the gradients of one step and return its loss and the tokens forwarded.
+
+    The mean is over the completion tokens of the whole step, however it is split into forwards.
+    """
+    step_tokens = sum(weight * len(tree.completions[0]) for weight, tree in zip(weights, trees, strict=True))
+    loss, tokens = 0.0, 0
+    for part, batch in layout.batches(trees):
+        with layout.device.autocast():
+            logps = modeling.completion_logps(model, batch)
+        shares = torch.tensor([weights[i] / step_tokens for i in part], device=logps.device)
+        part_loss = sft_loss(logps, shares[batch.owners])
+        torch.autograd.backward(part_loss)
+        loss += part_loss.item()
+        tokens += batch.tokens
+    return loss, tokens
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: PreTrainedModel, sequences: list[data.Sequence], pad_id: int, tokens_per_forward: int, device: Device
-) -> float:
+def held_out_loss(model: PreTrainedModel, trees: list[Tree], layout: Layout) -> float:
     """Return the mean negative log-likelihood of the completions' tokens, in nats."""
-    sizes = [(1, sequence.length) for sequence in sequences]
-    total = 0.0
-    for part in data.micro_batches(sizes, tokens_per_forward):
-        batch = data.collate([sequences[i] for i in part], pad_id, device.device)
-        with device.autocast():
+    total, count = 0.0, 0
+    for _, batch in layout.batches(trees):
+        with layout.device.autocast():
             total -= modeling.completion_logps(model, batch).sum().item()
-    return total / sum(len(sequence.completion) for sequence in sequences)
+        count += len(batch.targets)
+    return total / count

@@ -8,11 +8,10 @@ import torch
 from trainer.losses import dpo_loss, pairwise_reward_loss, prompt_mean_weights, sft_loss
 
 
-def test_sft_loss_counts_completion_tokens_only() -> None:
-    logps = torch.tensor([[-9.0, -1.0, -2.0], [-9.0, -9.0, -3.0]])
-    mask = torch.tensor([[False, True, True], [False, False, True]])
-    # Three tokens count: (1 + 2 + 3) / 3 = 2. The -9s are of prompts.
-    assert sft_loss(logps, mask, torch.full((2,), 1 / 3)).item() == pytest.approx(2.0, rel=1e-6)
+def test_sft_loss_weighs_each_token() -> None:
+    # Two tokens of one answer at weight 1/4 each and one of another at 1/2: (1 + 2) / 4 + 3 / 2 = 2.25.
+    loss = sft_loss(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([0.25, 0.25, 0.5]))
+    assert loss.item() == pytest.approx(2.25, rel=1e-6)
 
 
 def test_every_prompt_weighs_the_same_whatever_its_number_of_pairs() -> None:

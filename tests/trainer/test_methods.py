@@ -68,11 +68,11 @@ def test_the_first_sft_loss_is_what_transformers_computes_for_the_answers_tokens
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), build_tokenizer()
     total, count = 0.0, 0
     for row in some_demonstrations(3):
-        (sequence,) = data.encode(tokenizer, row.messages, [row.completion], 512, data.Truncation())
-        labels = [-100] * len(sequence.prompt) + sequence.completion
-        ids = torch.tensor([sequence.prompt + sequence.completion])
-        total += model(input_ids=ids, labels=torch.tensor([labels])).loss.item() * len(sequence.completion)
-        count += len(sequence.completion)
+        prompt, (completion,) = data.encode(tokenizer, row.messages, [row.completion], 512, data.Truncation())
+        labels = [-100] * len(prompt) + completion
+        ids = torch.tensor([prompt + completion])
+        total += model(input_ids=ids, labels=torch.tensor([labels])).loss.item() * len(completion)
+        count += len(completion)
     (row,) = read_lines(run_dir / "metrics.jsonl")
     assert row["loss"] == pytest.approx(total / count, rel=1e-4)
 

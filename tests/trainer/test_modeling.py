@@ -8,12 +8,13 @@ import pytest
 import torch
 from builders import build_tokenizer
 
-from trainer import data, modeling
+from trainer import modeling
 from trainer.config import ConfigError, Lora
+from trainer.tree import Tree, collate
 
 CPU = torch.device("cpu")
-LONG = data.Sequence(list(range(10, 30)), list(range(40, 70)))
-SHORT = data.Sequence(list(range(80, 87)), [90, 91, 1])
+LONG = Tree(list(range(10, 30)), [list(range(40, 70))])
+SHORT = Tree(list(range(80, 87)), [[90, 91, 1]])
 
 
 def load(model: str) -> modeling.PreTrainedModel:
@@ -31,27 +32,26 @@ def shake(model: modeling.PreTrainedModel) -> None:
 
 def test_log_probabilities_are_those_of_the_whole_softmax_at_completion_tokens(tiny_model: str) -> None:
     model = load(tiny_model)
-    batch = data.collate([SHORT], 0, CPU)
+    batch = collate([SHORT], CPU, shared=False)
     logps = modeling.completion_logps(model, batch)
     expected = model(input_ids=batch.input_ids).logits.log_softmax(dim=-1)
-    for t in range(batch.input_ids.shape[1]):
-        # Token t is predicted from position t - 1; prompt tokens count nothing.
-        wanted = expected[0, t - 1, batch.input_ids[0, t]].item() if t >= len(SHORT.prompt) else 0.0
-        assert logps[0, t].item() == pytest.approx(wanted, abs=1e-5)
+    # Token t is predicted from position t - 1; prompt tokens are not scored.
+    answer = range(len(SHORT.prompt), SHORT.length)
+    wanted = torch.stack([expected[0, t - 1, batch.input_ids[0, t]] for t in answer])
+    torch.testing.assert_close(logps, wanted, rtol=0, atol=1e-5)
 
 
 def test_log_probabilities_are_the_same_alone_and_padded(tiny_model: str) -> None:
     model = load(tiny_model)
-    alone = modeling.completion_logps(model, data.collate([SHORT], 0, CPU))
-    padded = modeling.completion_logps(model, data.collate([LONG, SHORT], 0, CPU))
-    assert (padded[1, : SHORT.length] - alone[0]).abs().max() < 1e-4
-    assert (padded[1, SHORT.length :] == 0).all()
+    alone = modeling.completion_logps(model, collate([SHORT], CPU, shared=False))
+    padded = modeling.completion_logps(model, collate([LONG, SHORT], CPU, shared=False))
+    torch.testing.assert_close(padded[-3:], alone, rtol=0, atol=1e-4)
 
 
 def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = data.collate([LONG, SHORT], 0, CPU)
+    batch = collate([LONG, SHORT], CPU, shared=False)
     results = []
     for rows in (7, 1000):
         monkeypatch.setattr(modeling, "HEAD_ROWS", rows)
@@ -62,17 +62,29 @@ def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
+def test_the_entropy_of_each_position_comes_from_the_same_pass(tiny_model: str) -> None:
+    model = load(tiny_model)
+    batch = collate([LONG, SHORT], CPU, shared=False)
+    hidden = modeling.hidden_states(model, batch)[batch.sources]
+    logps, entropies = modeling.token_logps_and_entropies(model, hidden, batch.targets, temperature=0.5)
+    torch.testing.assert_close(logps, modeling.completion_logps(model, batch, temperature=0.5), rtol=0, atol=1e-6)
+    expected = torch.distributions.Categorical(logits=modeling.logits(model, hidden) / 0.5).entropy()
+    torch.testing.assert_close(entropies, expected, rtol=1e-4, atol=1e-5)
+    assert logps.requires_grad
+    assert not entropies.requires_grad
+
+
 def test_temperature_divides_the_logits(tiny_model: str) -> None:
     model = load(tiny_model)
-    batch = data.collate([SHORT], 0, CPU)
+    batch = collate([SHORT], CPU, shared=False)
     cool = modeling.completion_logps(model, batch, temperature=0.5)
     expected = (model(input_ids=batch.input_ids).logits / 0.5).log_softmax(dim=-1)
     last = batch.input_ids.shape[1] - 1
-    assert cool[0, last].item() == pytest.approx(expected[0, last - 1, batch.input_ids[0, last]].item(), abs=1e-5)
+    assert cool[-1].item() == pytest.approx(expected[0, last - 1, batch.input_ids[0, last]].item(), abs=1e-5)
 
 
 def test_new_adapters_change_nothing_and_trained_ones_can_be_switched_off_and_merged(tiny_model: str) -> None:
-    batch = data.collate([LONG, SHORT], 0, CPU)
+    batch = collate([LONG, SHORT], CPU, shared=False)
     base = modeling.completion_logps(load(tiny_model), batch)
     model = modeling.add_lora(load(tiny_model), Lora(rank=4))
     assert torch.equal(modeling.completion_logps(model, batch), base)

@@ -6,9 +6,13 @@ import pytest
 import torch
 from builders import some_comparisons
 
-from trainer import data, modeling, optim
+from trainer import modeling, optim
 from trainer.config import Optim
+from trainer.data import Truncation
+from trainer.device import Device
+from trainer.layout import Layout
 from trainer.losses import pairwise_reward_loss, sft_loss
+from trainer.rankings import group_comparisons, pair_tensors
 from trainer.records import DivergedError
 
 CPU = torch.device("cpu")
@@ -63,19 +67,20 @@ def gradients(tiny_model: str, kind: str, tokens_per_forward: int) -> tuple[int,
     """Return the number of forwards of one step over four prompts, and its gradients."""
     model = modeling.load_policy(tiny_model, torch.float32, CPU)
     tokenizer = modeling.load_tokenizer(tiny_model)
-    groups = data.group_comparisons(tokenizer, some_comparisons(4), 128, data.Truncation())
-    counted = sum(len(sequence.completion) for group in groups for sequence in group.sequences)
-    parts = data.micro_batches([group.size for group in groups], tokens_per_forward)
-    for part in parts:
-        rows = [groups[i] for i in part]
-        batch = data.collate([s for group in rows for s in group.sequences], 0, CPU)
+    groups = group_comparisons(tokenizer, some_comparisons(4), 128, Truncation())
+    counted = sum(len(completion) for group in groups for completion in group.tree.completions)
+    forwards = 0
+    layout = Layout(True, tokens_per_forward, Device(CPU, torch.float32))
+    for part, batch in layout.batches([group.tree for group in groups]):
+        forwards += 1
         logps = modeling.completion_logps(model, batch)
         if kind == "sft":
-            loss = sft_loss(logps, batch.completion_mask, torch.full((len(logps),), 1 / counted))
+            loss = sft_loss(logps, torch.full((len(logps),), 1 / counted))
         else:
-            loss = pairwise_reward_loss(logps.sum(dim=1), *data.pair_tensors(rows, 4.0, CPU))
+            pairs = pair_tensors([groups[i] for i in part], 4.0, CPU)
+            loss = pairwise_reward_loss(batch.sum_by_completion(logps), pairs.members, pairs.weights)
         loss.backward()
-    return len(parts), {name: parameter.grad for name, parameter in model.named_parameters()}
+    return forwards, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize("kind", ["sft", "pairs"])

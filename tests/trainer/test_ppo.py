@@ -15,7 +15,7 @@ from builders import ask, build_tokenizer, read_lines, without_clock
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import data, modeling, ppo, reward_model, rollout
+from trainer import data, modeling, ppo, reward_model, rollout, tree
 from trainer.__main__ import main
 from trainer.config import PpoOptions, RunConfig, load_run, parse_run
 from trainer.device import Device
@@ -37,10 +37,10 @@ def letter_judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> s
     tokenizer = build_tokenizer()
     model = reward_model.new_reward_model(config, CPU, tokenizer)
     texts = [letter * 6 for letter in "abcdefgh"]
-    sequences = [data.encode(tokenizer, ask("say"), [text], 64, data.Truncation())[0] for text in texts]
+    letters = data.encode(tokenizer, ask("say"), texts, 64, data.Truncation())
     with torch.no_grad():
-        batch = data.collate(sequences, 0, CPU.device)
-        hidden = model.trunk(input_ids=batch.input_ids).last_hidden_state[torch.arange(8), batch.end_index]
+        batch = tree.collate([letters], CPU.device, shared=False)
+        hidden = tree.hidden_states(model.trunk, model.classifier.config, batch)[batch.ends]
         model.classifier.score.weight.copy_(hidden[:1] - hidden[1:].mean(dim=0))
         scores = model(batch)
         model.mean.copy_(scores.mean())
@@ -160,14 +160,10 @@ def test_the_kl_coefficient_adapts_to_its_target(make_run: MakeRun, letter_judge
 
 def some_episodes() -> ppo.Episodes:
     """Three answers of lengths 1, 4 and 2 to prompts of lengths 3, 1 and 2."""
-    sequences = [
-        data.Sequence([5, 6, 7], [1]),
-        data.Sequence([8], [20, 21, 22, 1]),
-        data.Sequence([9, 10], [30, 31]),
-    ]
-    answers = [rollout.Answer(s.completion, "stop", [0.0] * len(s.completion), 0.0) for s in sequences]
+    trees = [tree.Tree([5, 6, 7], [[1]]), tree.Tree([8], [[20, 21, 22, 1]]), tree.Tree([9, 10], [[30, 31]])]
+    answers = [rollout.Answer(ids, "stop", [0.0] * len(ids), 0.0) for _, (ids,) in trees]
     mask = torch.arange(4) < torch.tensor([[1], [4], [2]])
-    return ppo.Episodes(PROMPTS[:3], sequences, answers, ["", "", ""], torch.tensor([1.0, -1.0, 0.5]), mask)
+    return ppo.Episodes(PROMPTS[:3], trees, answers, ["", "", ""], torch.tensor([1.0, -1.0, 0.5]), mask)
 
 
 def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[ppo.Actor, RunConfig, PpoOptions]:
@@ -183,7 +179,7 @@ def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[ppo.Actor, RunCo
     return actor, config, config.options
 
 
-def gradients(actor: ppo.Actor, episodes: ppo.Episodes, config: RunConfig, pad_id: int) -> list[torch.Tensor]:
+def gradients(actor: ppo.Actor, episodes: ppo.Episodes, config: RunConfig) -> list[torch.Tensor]:
     """Return every gradient of one update over one minibatch, read before the step."""
     found: list[torch.Tensor] = []
 
@@ -194,24 +190,16 @@ def gradients(actor: ppo.Actor, episodes: ppo.Episodes, config: RunConfig, pad_i
     chosen = config.options
     assert isinstance(chosen, PpoOptions)
     parts = [ppo.minibatches(episodes, chosen, 0, 1, 0)]
-    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, pad_id, config, CPU)
+    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, config, CPU)
     optimizers: Any = {
         name: Watcher([p for p in module.parameters() if p.requires_grad], lr=0.0)
         for name, module in actor.modules().items()
     }
-    ppo.update(actor, optimizers, episodes, estimates, parts, 1, pad_id, chosen, CPU)
+    ppo.update(actor, optimizers, episodes, estimates, parts, 1, chosen, CPU)
     return found
 
 
 ONE_STEP = {"ppo_epochs": 1, "minibatches": 1}
-
-
-def test_what_stands_in_padded_positions_changes_no_gradient(tiny_model: str, letter_judge: str) -> None:
-    actor, config, _ = actor_of(tiny_model, letter_judge, **ONE_STEP)
-    left, right = (gradients(actor, some_episodes(), config, pad_id) for pad_id in (0, 77))
-    assert any(gradient.abs().max() > 1e-4 for gradient in left)
-    for a, b in zip(left, right, strict=True):
-        assert torch.equal(a, b)
 
 
 def test_micro_batches_add_up_to_the_minibatchs_gradient(tiny_model: str, letter_judge: str) -> None:
@@ -220,10 +208,10 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient(tiny_model: str, letter
         optim = {**OPTIM, "tokens_per_forward": tokens, "grad_clip": 1e9}
         actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP, optim=optim)
         episodes = some_episodes()
-        long = [s._replace(prompt=[40] * 30 + s.prompt) for s in episodes.sequences]
-        episodes = episodes._replace(sequences=long)
+        long = [one._replace(prompt=[40] * 30 + one.prompt) for one in episodes.trees]
+        episodes = episodes._replace(trees=long)
         assert len(ppo.minibatches(episodes, chosen, 0, 1, 0)[0]) == (3 if tokens == 64 else 1)
-        found.append(gradients(actor, episodes, config, 0))
+        found.append(gradients(actor, episodes, config))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -232,29 +220,29 @@ def test_an_update_that_does_not_repeat_the_rollout_is_refused(tiny_model: str, 
     actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP)
     episodes = some_episodes()
     parts = [ppo.minibatches(episodes, chosen, 0, 1, 0)]
-    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, 0, config, CPU)
+    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, config, CPU)
     optimizers = {
         n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for n, m in actor.modules().items()
     }
     off = estimates._replace(logps=estimates.logps + 1e-3)
     with pytest.raises(RuntimeError, match=r"log-ratio of 0\.001 instead of 0"):
-        ppo.update(actor, optimizers, episodes, off, parts, 1, 0, chosen, CPU)
-    ppo.update(actor, optimizers, episodes, estimates, parts, 1, 0, chosen, CPU)
+        ppo.update(actor, optimizers, episodes, off, parts, 1, chosen, CPU)
+    ppo.update(actor, optimizers, episodes, estimates, parts, 1, chosen, CPU)
 
 
 def test_estimates_are_those_of_each_answer_alone(tiny_model: str, letter_judge: str) -> None:
     actor, config, chosen = actor_of(tiny_model, letter_judge)
     episodes = some_episodes()
     together = ppo.estimate(
-        actor, episodes, ppo.minibatches(episodes, chosen, 0, 1, 0), episodes.scores, 0.1, 0, config, CPU
+        actor, episodes, ppo.minibatches(episodes, chosen, 0, 1, 0), episodes.scores, 0.1, config, CPU
     )
     for n in range(3):
-        length = len(episodes.sequences[n].completion)
+        length = len(episodes.trees[n].completions[0])
         one = ppo.Episodes(
-            [PROMPTS[n]], [episodes.sequences[n]], [episodes.answers[n]], [""], episodes.scores[n : n + 1],
+            [PROMPTS[n]], [episodes.trees[n]], [episodes.answers[n]], [""], episodes.scores[n : n + 1],
             torch.ones(1, length, dtype=torch.bool),
         )  # fmt: skip
-        alone = ppo.estimate(actor, one, [[[0]]], one.scores, 0.1, 0, config, CPU)
+        alone = ppo.estimate(actor, one, [[[0]]], one.scores, 0.1, config, CPU)
         for name in ("logps", "reference_logps", "values", "returns"):
             grid, row = getattr(together, name), getattr(alone, name)
             torch.testing.assert_close(grid[n, :length], row[0], rtol=0, atol=1e-5)

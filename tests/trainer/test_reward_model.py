@@ -13,7 +13,9 @@ from transformers import AutoModelForSequenceClassification
 from trainer import data, modeling
 from trainer.config import ConfigError, RunConfig, parse_run
 from trainer.device import Device
+from trainer.layout import Layout
 from trainer.reward_model import RewardModel, load_reward, new_reward_model, save_reward, score, score_texts
+from trainer.tree import Tree, collate
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TOKENIZER = build_tokenizer()
@@ -39,20 +41,20 @@ def saved(model: RewardModel, tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def encode(texts: list[str]) -> list[data.Sequence]:
+def encode(texts: list[str]) -> Tree:
     return data.encode(TOKENIZER, ask("why"), texts, 128, data.Truncation())
 
 
 @torch.no_grad()
 def test_the_score_is_read_at_the_end_token_even_when_padding_is_the_end_token(model: RewardModel) -> None:
-    short, long = encode(["no", "because it is so and not otherwise"])
-    alone = model(data.collate([short], TOKENIZER.eos_token_id, CPU.device))
-    padded = model(data.collate([short, long], TOKENIZER.eos_token_id, CPU.device))
-    assert padded[0].item() == pytest.approx(alone.item(), abs=1e-5)
-    unended = short._replace(completion=short.completion[:-1])
-    assert model(data.collate([unended], TOKENIZER.eos_token_id, CPU.device)).item() != pytest.approx(
-        alone.item(), abs=1e-5
-    )
+    def scores(tree: Tree) -> list[float]:
+        found: list[float] = model(collate([tree], CPU.device, shared=False, pad_id=TOKENIZER.eos_token_id)).tolist()
+        return found
+
+    alone = scores(encode(["no"]))
+    assert scores(encode(["no", "because it is so and not otherwise"]))[0] == pytest.approx(alone[0], abs=1e-5)
+    unended = Tree(encode(["no"]).prompt, [encode(["no"]).completions[0][:-1]])
+    assert scores(unended)[0] != pytest.approx(alone[0], abs=1e-5)
 
 
 def test_the_new_head_is_drawn_from_the_narrow_normal_distribution(tiny_model: str) -> None:
@@ -71,8 +73,9 @@ def test_adapters_and_head_are_trained_and_nothing_else(model: RewardModel) -> N
 
 def test_a_loaded_reward_model_gives_the_same_scores(model: RewardModel, saved: Path) -> None:
     loaded = load_reward(str(saved), torch.float32, CPU.device)
-    sequences = encode(["no", "yes", "because it is so"])
-    torch.testing.assert_close(score(loaded, sequences, 4096), score(model, sequences, 64), rtol=1e-4, atol=1e-4)
+    trees = [encode(["no", "yes", "because it is so"])]
+    (together,), (apart,) = score(loaded, trees, Layout(True, 4096, CPU)), score(model, trees, Layout(False, 64, CPU))
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -80,8 +83,8 @@ def test_plain_transformers_loads_it_and_gives_the_same_scores_before_normalisat
     model: RewardModel, saved: Path
 ) -> None:
     classifier = AutoModelForSequenceClassification.from_pretrained(saved)
-    batch = data.collate(encode(["no", "because it is so"]), model.tokenizer.pad_token_id, CPU.device)
-    logits = classifier(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    batch = collate([encode(["no", "because it is so"])], CPU.device, shared=False, pad_id=model.tokenizer.pad_token_id)
+    logits = classifier(input_ids=batch.input_ids, attention_mask=batch.tree >= 0).logits[:, 0]
     torch.testing.assert_close((logits - 0.3) / 0.05, model(batch), rtol=1e-3, atol=1e-3)
 
 

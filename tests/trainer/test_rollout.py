@@ -5,9 +5,10 @@ import torch
 from builders import ask, build_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from trainer import data, modeling, rollout
+from trainer import modeling, rollout
 from trainer.config import ConfigError, Lora, Sampling
 from trainer.records import Prompt
+from trainer.tree import Tree, collate
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
@@ -39,11 +40,11 @@ def test_the_samplers_log_probabilities_are_those_of_the_training_forward(
     ends = list(range(4, 40))
     answers = draw(model, Sampling(max_new_tokens=24, temperature=temperature), ends)
     assert len({len(answer.ids) for answer in answers}) > 1  # some ended early, so rows were dropped on the way
-    batch = data.collate([data.Sequence(p, a.ids) for p, a in zip(PROMPTS, answers, strict=True)], 0, CPU)
+    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, shared=False)
     with torch.no_grad():
         expected = modeling.completion_logps(model, batch, temperature)
-    for answer, row, mask in zip(answers, expected, batch.completion_mask, strict=True):
-        torch.testing.assert_close(torch.tensor(answer.logps), row[mask], rtol=0, atol=1e-4)
+    found = torch.tensor([logp for answer in answers for logp in answer.logps])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_an_answer_is_the_same_alone_and_in_any_batch(model: PreTrainedModel) -> None:
@@ -61,9 +62,9 @@ def test_padding_on_the_left_does_not_move_absolute_positions() -> None:
         policy.get_parameter("transformer.wpe.weight").mul_(50)
     sampling, noise = Sampling(max_new_tokens=8, temperature=1.0), rollout.noise(0, NAMES, 8)
     answers = rollout.sample(policy, PROMPTS, sampling, [-1], noise)
-    batch = data.collate([data.Sequence(p, a.ids) for p, a in zip(PROMPTS, answers, strict=True)], 0, CPU)
+    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, shared=False)
     with torch.no_grad():
-        expected = modeling.completion_logps(policy, batch)[batch.completion_mask]
+        expected = modeling.completion_logps(policy, batch)
     found = torch.tensor([logp for answer in answers for logp in answer.logps])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 

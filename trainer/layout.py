@@ -1,0 +1,127 @@
+"""How a run lays its trees into forwards: shared prompts or rows, at most so many tokens, less when memory runs out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from trainer import tree
+from trainer.config import ConfigError
+from trainer.device import Device
+from trainer.tree import Batch, Tree
+
+T = TypeVar("T")
+
+LEAST_TOKENS = 64
+# Two forwards of one model may differ by so much of the size of a hidden state, by rounding alone.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# What models raise at a mask or positions that they cannot take.
+UNABLE = (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+
+
+@dataclass
+class Layout:
+    """The form and the budget of a run's forwards. `tokens` halves for good when a step runs out of memory."""
+
+    shared: bool
+    tokens: int
+    device: Device
+
+    def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[list[int], Batch]]:
+        """Yield each forward: which of `trees` it holds, and its batch."""
+        for part in tree.split(trees, self.tokens, shared=self.shared):
+            yield part, tree.collate([trees[i] for i in part], self.device.device, shared=self.shared)
+
+    def counters(self) -> dict[str, int]:
+        """Return what a checkpoint must keep, so that a resumed run splits its steps as the run before did."""
+        return {"tokens_per_forward": self.tokens}
+
+    def resume(self, counters: dict[str, Any]) -> None:
+        """Take the budget that a checkpoint kept."""
+        self.tokens = int(counters.get("tokens_per_forward", self.tokens))
+
+    def repeat(self, attempt: Callable[[], T], optimizer: torch.optim.Optimizer | None = None) -> T:
+        """Return `attempt()`; when memory runs out, halve the budget and do it all again with no gradient left over.
+
+        The losses are weighted sums whose weights are of the whole step, so it is the same step in smaller parts.
+        """
+        while True:
+            try:
+                return attempt()
+            except torch.OutOfMemoryError as error:
+                if self.tokens <= LEAST_TOKENS:
+                    raise ConfigError(
+                        "Memory runs out even with a single prompt and its answers in a forward; lower max_length, or "
+                        "use LoRA, precision bfloat16 or a smaller model."
+                    ) from error
+                self.tokens = max(LEAST_TOKENS, self.tokens // 2)
+                print(
+                    f"Out of memory: the step is repeated with {self.tokens} tokens a forward.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+            if self.device.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
+    """Return the layout that a model can take, after seeing it compute a small probe both ways.
+
+    `trunk` is the model without its head, `model` the transformers model it belongs to. On CUDA flex_attention is tried
+    first. A model that says something else of shared prompts than of rows gets rows, with a note on stderr; one that
+    says something else of padded rows than of each row alone is refused.
+    """
+    asked = model.config._attn_implementation  # no public name
+    for way in ["flex_attention", asked] if device.device.type == "cuda" else [asked]:
+        try:
+            if way != model.config._attn_implementation:
+                model.set_attn_implementation(way)
+            found = _probe(trunk, model.config, device, shared=True, together=True)
+            wanted = _probe(trunk, model.config, device, shared=False, together=False)
+        except UNABLE as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        else:
+            if _same(found, wanted, device):
+                return Layout(True, tokens, device)
+            reason = "their hidden states are not those of each answer alone"
+    print(
+        f"The model {model.config.model_type} cannot take several answers behind one prompt ({reason}); "
+        "every answer is encoded with a prompt of its own.",
+        file=sys.stderr,
+        flush=True,
+    )
+    found, wanted = (_probe(trunk, model.config, device, shared=False, together=both) for both in (True, False))
+    if not _same(found, wanted, device):
+        raise ConfigError(
+            f"The model {model.config.model_type} computes something else for an answer in a batch than for the same "
+            "answer alone, so nothing learned from batches would be true of it."
+        )
+    return Layout(False, tokens, device)
+
+
+@torch.no_grad()
+def _probe(trunk: Any, config: Any, device: Device, *, shared: bool, together: bool) -> torch.Tensor:
+    """Return the hidden states at the scored positions and ends of two small trees, in one forward or one by one."""
+    ids = torch.randint(config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    trees = [Tree(ids[:9], [ids[9:14], ids[14:17], ids[17:24]]), Tree(ids[24:27], [ids[27:31], ids[31:40]])]
+    alone = [Tree(one.prompt, [completion]) for one in trees for completion in one.completions]
+    states = []
+    for part in [trees] if together else [[one] for one in alone]:
+        batch = tree.collate(part, device.device, shared=shared)
+        with device.autocast():
+            hidden = tree.hidden_states(trunk, config, batch).float()
+        states += [
+            torch.cat([hidden[batch.sources[batch.owners == n]], hidden[end][None]]) for n, end in enumerate(batch.ends)
+        ]
+    return torch.cat(states)
+
+
+def _same(found: torch.Tensor, wanted: torch.Tensor, device: Device) -> bool:
+    error = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-6)
+    return bool(error.max() <= TOLERANCE[device.dtype])

@@ -1,0 +1,204 @@
+"""What labelers said of one prompt's completions, gathered over labelers, and as tensors for the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from trainer.data import Truncation, encode
+from trainer.losses import prompt_mean_weights
+from trainer.records import Comparison, Message
+from trainer.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Pair = tuple[int, int]
+
+
+class Ranking(NamedTuple):
+    """One labeler's ranking: tie groups of a tree's completions, best first, and those below all of them, unordered."""
+
+    levels: tuple[tuple[int, ...], ...]
+    rest: tuple[int, ...]
+    strengths: tuple[int, ...]  # of each boundary between neighbours among `levels` and `rest`; 0 where nobody said
+    weight: float
+    labeler: str
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """Return every (better, worse, strength); over several boundaries strengths add up."""
+        levels = (*self.levels, self.rest) if self.rest else self.levels
+        return [
+            (better, worse, sum(self.strengths[high:low]))
+            for high, level in enumerate(levels)
+            for better in level
+            for low in range(high + 1, len(levels))
+            for worse in levels[low]
+        ]
+
+    def ties(self) -> list[Pair]:
+        """Return every pair of one tie group."""
+        return [(a, b) for level in self.levels for n, a in enumerate(level) for b in level[n + 1 :]]
+
+    def choices(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Return (chosen, all it was chosen from): each answer of a tie group against all below, not its equals."""
+        found = []
+        for number, level in enumerate(self.levels):
+            below = (*(index for lower in self.levels[number + 1 :] for index in lower), *self.rest)
+            found += [(index, (index, *below)) for index in level if below]
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its K encoded completions as one tree, and all rankings of them. Indexes are of the tree's K."""
+
+    messages: tuple[Message, ...]
+    tree: Tree
+    rankings: tuple[Ranking, ...]
+
+    @property
+    def weight(self) -> float:
+        """The prompt's own weight: the mean of its rankings'."""
+        return sum(ranking.weight for ranking in self.rankings) / len(self.rankings)
+
+    @cached_property
+    def pairs(self) -> dict[Pair, float]:
+        """(better, worse) with their weights: labelers who agree on a pair add up."""
+        weights: dict[Pair, float] = {}
+        for ranking in self.rankings:
+            for better, worse, _ in ranking.pairs():
+                weights[better, worse] = weights.get((better, worse), 0.0) + ranking.weight
+        return weights
+
+
+def group_comparisons(
+    tokenizer: PreTrainedTokenizerBase,
+    comparisons: Sequence[Comparison],
+    max_length: int,
+    truncation: Truncation,
+    *,
+    ties: bool = False,
+) -> list[Group]:
+    """Gather the rankings of the same completions of the same prompt, and encode each completion once.
+
+    Answers that no pair names are not encoded; prompts without any pair are left out. With `ties` a tie counts as much
+    as a preference.
+    """
+    gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
+    for comparison in comparisons:
+        if comparison.weight > 0 and _named(comparison, ties):
+            gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
+    groups = []
+    for (messages, completions), rows in gathered.items():
+        used = sorted(set().union(*(_named(row, ties) for row in rows)))
+        place = {index: position for position, index in enumerate(used)}
+        tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
+        groups.append(Group(messages, tree, tuple(_ranking(row, place) for row in rows)))
+    return groups
+
+
+def _named(comparison: Comparison, ties: bool) -> set[int]:
+    """Return the answers that a ranking says something about."""
+    named = {index for pair in comparison.pairs() for index in pair}
+    return named | {index for group in comparison.ranking if ties and len(group) > 1 for index in group}
+
+
+def _ranking(comparison: Comparison, place: dict[int, int]) -> Ranking:
+    ranked = {index for group in comparison.ranking for index in group}
+    levels = tuple(tuple(place[index] for index in group) for group in comparison.ranking)
+    rest = tuple(place[index] for index in sorted({worse for _, worse in comparison.pairs()} - ranked))
+    said = [strength or 0 for strength in comparison.strengths or (0,) * (len(levels) - 1)]
+    return Ranking(levels, rest, (*said, 0), comparison.weight, comparison.labeler)
+
+
+# Tensors. Completions are numbered over all the groups given, in their order. The weights of all parts of a step add
+# up to 1; `step_weight` is the sum of the prompts' weights over the whole step, of which the groups may be a part.
+
+
+class Pairs(NamedTuple):
+    """P comparisons of two completions."""
+
+    members: torch.Tensor  # (P, 2) int64: better, worse
+    weights: torch.Tensor  # (P,)
+    strengths: torch.Tensor  # (P,): the labelers' mean, 0 for ties
+    tied: torch.Tensor  # (P,) bool
+
+
+class Choices(NamedTuple):
+    """C choices of a completion from several (Plackett and Luce's reading of a ranking)."""
+
+    chosen: torch.Tensor  # (C,) int64
+    contenders: torch.Tensor  # (C, N) bool, the chosen one among them
+    weights: torch.Tensor  # (C,)
+
+
+def pair_tensors(groups: Sequence[Group], step_weight: float, device: torch.device, *, ties: bool = False) -> Pairs:
+    """Return all pairs of some groups, with `ties` also those that labelers found equal."""
+    members: list[Pair] = []
+    weights: list[float] = []
+    strengths: list[float] = []
+    tied: list[bool] = []
+    owners: list[int] = []
+    first = 0
+    for owner, group in enumerate(groups):
+        said: dict[tuple[int, int, bool], list[float]] = {}
+        for ranking in group.rankings:
+            found = [(better, worse, False, strength) for better, worse, strength in ranking.pairs()]
+            found += [(min(pair), max(pair), True, 0) for pair in ranking.ties() if ties]
+            for a, b, equal, strength in found:
+                totals = said.setdefault((a, b, equal), [0.0, 0.0])
+                totals[0] += ranking.weight
+                totals[1] += ranking.weight * strength
+        for (a, b, equal), (weight, weighted_strength) in said.items():
+            members.append((first + a, first + b))
+            weights.append(weight)
+            strengths.append(weighted_strength / weight)
+            tied.append(equal)
+            owners.append(owner)
+        first += len(group.tree.completions)
+    return Pairs(
+        torch.tensor(members, dtype=torch.long, device=device).view(-1, 2),
+        _share(groups, weights, owners, step_weight).to(device),
+        torch.tensor(strengths, device=device),
+        torch.tensor(tied, dtype=torch.bool, device=device),
+    )
+
+
+def choice_tensors(groups: Sequence[Group], step_weight: float, device: torch.device) -> Choices:
+    """Return all choices of some groups; a ranking's choices share its weight, so that long ones weigh no more."""
+    total = sum(len(group.tree.completions) for group in groups)
+    chosen: list[int] = []
+    contenders: list[torch.Tensor] = []
+    weights: list[float] = []
+    owners: list[int] = []
+    first = 0
+    for owner, group in enumerate(groups):
+        for ranking in group.rankings:
+            choices = ranking.choices()
+            for best, among in choices:
+                mask = torch.zeros(total, dtype=torch.bool)
+                mask[[first + index for index in among]] = True
+                chosen.append(first + best)
+                contenders.append(mask)
+                weights.append(ranking.weight / len(choices))
+                owners.append(owner)
+        first += len(group.tree.completions)
+    return Choices(
+        torch.tensor(chosen, device=device),
+        torch.stack(contenders).to(device),
+        _share(groups, weights, owners, step_weight).to(device),
+    )
+
+
+def _share(
+    groups: Sequence[Group], weights: Sequence[float], owners: Sequence[int], step_weight: float
+) -> torch.Tensor:
+    """Return the weights (P,) whose sum is the mean over prompts of each prompt's mean (`prompt_mean_weights`)."""
+    prompts = torch.tensor([group.weight for group in groups])
+    within = prompt_mean_weights(torch.tensor(weights), torch.tensor(owners), prompts)
+    return within * (sum(group.weight for group in groups) / step_weight)
