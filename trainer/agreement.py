@@ -1,26 +1,131 @@
-"""How often scores rank two answers as the labelers did."""
+"""How well scores agree with the labelers: hits, by labeler and length, calibration, and what could be reached at all.
+
+Hits are lists of (right, counted), one entry a prompt, as `intervals.ratio_interval` takes them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
+from trainer.intervals import ratio_interval
 from trainer.rankings import Group
 from trainer.records import Message
 
+LONGER = 1.25  # an answer with so many times the tokens of another is longer, not just a little
+BINS = 10
 
-def hits(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
-    """Return, per prompt, the weight of pairs ranked right (equal scores count half) and of all pairs."""
+
+class Hits(NamedTuple):
+    """Per prompt, the weight of pairs ranked right (equal scores count half) and of all pairs."""
+
+    right: list[float]
+    counted: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Hits over pairs."""
+        return sum(self.right) / sum(self.counted)
+
+    def figures(self, seed: int) -> dict[str, object]:
+        """Return the rate, its 95 % interval over prompts, and the weight of pairs behind it."""
+        low, high = ratio_interval(*self, seed=seed)
+        return {"accuracy": self.rate, "accuracy_interval": [low, high], "pairs": sum(self.counted)}
+
+
+class Judgement(NamedTuple):
+    """One labeler's preference and what the scores say of it."""
+
+    prompt: tuple[Message, ...]
+    labeler: str
+    lengths: tuple[int, int]  # tokens of the better and the worse answer
+    difference: float  # score of the better answer minus score of the worse
+    weight: float
+
+
+def judgements(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> Iterator[Judgement]:
+    """Yield every preference of every labeler with the scores (K,) of its group."""
+    for group, values in zip(groups, scores, strict=True):
+        lengths = [len(completion) for completion in group.tree.completions]
+        for ranking in group.rankings:
+            for better, worse, _ in ranking.pairs():
+                difference = float(values[better] - values[worse])
+                yield Judgement(
+                    group.messages, ranking.labeler, (lengths[better], lengths[worse]), difference, ranking.weight
+                )
+
+
+def count(found: Iterable[Judgement]) -> Hits:
+    """Gather judgements by prompt."""
     right: dict[tuple[Message, ...], float] = {}
     counted: dict[tuple[Message, ...], float] = {}
-    for group, values in zip(groups, scores, strict=True):
-        for (better, worse), weight in group.pairs.items():
-            difference = float(values[better] - values[worse])
-            hit = 0.5 if difference == 0 else float(difference > 0)
-            right[group.messages] = right.get(group.messages, 0.0) + weight * hit
-            counted[group.messages] = counted.get(group.messages, 0.0) + weight
-    return list(right.values()), list(counted.values())
+    for row in found:
+        hit = 0.5 if row.difference == 0 else float(row.difference > 0)
+        right[row.prompt] = right.get(row.prompt, 0.0) + row.weight * hit
+        counted[row.prompt] = counted.get(row.prompt, 0.0) + row.weight
+    return Hits(list(right.values()), list(counted.values()))
+
+
+def hits(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> Hits:
+    """Return the hits over all labelers."""
+    return count(judgements(groups, scores))
+
+
+def by_labeler(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[str, Hits]:
+    """Return the hits on each labeler's own preferences."""
+    rows = sorted(judgements(groups, scores), key=lambda row: row.labeler)
+    return {labeler: count(found) for labeler, found in itertools.groupby(rows, key=lambda row: row.labeler)}
+
+
+def by_length(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[str, Hits]:
+    """Return the hits where the preferred answer is longer, shorter, or about as long as the other."""
+    kinds: dict[str, list[Judgement]] = {}
+    for row in judgements(groups, scores):
+        better, worse = row.lengths
+        kind = "longer" if better >= LONGER * worse else "shorter" if worse >= LONGER * better else "about as long"
+        kinds.setdefault(kind, []).append(row)
+    return {kind: count(kinds[kind]) for kind in ("longer", "about as long", "shorter") if kind in kinds}
+
+
+def calibration_error(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> float:
+    """Return the expected calibration error of sigma(r_w - r_l) as the probability that a labeler prefers w.
+
+    Pairs are turned so that the probability is at least one half and sorted into `BINS` bins of equal width; the error
+    is the mean distance between a bin's mean probability and its share of hits (Guo et al. 2017, equation 5). The
+    scores must be as the loss saw them, before any normalisation.
+    """
+    sums = [[0.0, 0.0, 0.0] for _ in range(BINS)]  # weight, weight * probability, weight * hit
+    for row in judgements(groups, scores):
+        probability = float(torch.sigmoid(torch.tensor(abs(row.difference), dtype=torch.float64)))
+        hit = 0.5 if row.difference == 0 else float(row.difference > 0)
+        place = sums[min(int((probability - 0.5) * 2 * BINS), BINS - 1)]
+        for index, value in enumerate((1.0, probability, hit)):
+            place[index] += row.weight * value
+    total = sum(weight for weight, _, _ in sums)
+    return sum(abs(probability - hit) for _, probability, hit in sums) / total
+
+
+def between_labelers(groups: Sequence[Group]) -> Hits | None:
+    """Return how often two labelers who both prefer one of the same two answers prefer the same one.
+
+    That is about what a perfect model of people could reach on one labeler's word. None where no two labelers ranked
+    the same answers.
+    """
+    right: list[float] = []
+    counted: list[float] = []
+    for group in groups:
+        said = [{(better, worse) for better, worse, _ in ranking.pairs()} for ranking in group.rankings]
+        same = other = 0
+        for first, second in itertools.combinations(said, 2):
+            same += len(first & second)
+            other += sum((worse, better) in second for better, worse in first)
+        if same + other:
+            right.append(float(same))
+            counted.append(float(same + other))
+    return Hits(right, counted) if counted else None
 
 
 def length_only(train: Sequence[Group], held_out: Sequence[Group]) -> float:
@@ -28,7 +133,6 @@ def length_only(train: Sequence[Group], held_out: Sequence[Group]) -> float:
 
     def accuracy(groups: Sequence[Group], sign: int) -> float:
         lengths = [torch.tensor([sign * len(completion) for completion in group.tree.completions]) for group in groups]
-        right, counted = hits(groups, lengths)
-        return sum(right) / sum(counted)
+        return hits(groups, lengths).rate
 
     return accuracy(held_out, 1 if accuracy(train, 1) >= 0.5 else -1)

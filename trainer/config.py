@@ -96,20 +96,47 @@ class SftOptions:
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """Reward model on rankings: all pairs of a prompt from one encoding of each completion (InstructGPT, 3.5)."""
+    """Reward model on rankings: all pairs of a prompt from one encoding of each completion (InstructGPT, 3.5).
 
+    `loss`: every pair by itself (Bradley and Terry), whole rankings (Plackett and Luce), or pairs that may tie
+    (Davidson). `margin` is asked for between two answers per degree of strength (1 slightly, 2 clearly, 3 much) that
+    the labelers gave. Several `heads` on one trunk, each on its own bootstrap of the prompts, tell how sure a score is.
+    """
+
+    loss: Literal["pairs", "plackett_luce", "davidson"] = "pairs"
+    margin: float = 0.0
+    heads: int = 1
     optim: Optim = field(default_factory=Optim)
+
+    def __post_init__(self) -> None:
+        _require(self.margin >= 0, "options.margin must not be negative.")
+        _require(self.margin == 0 or self.loss == "pairs", "options.margin goes with options.loss pairs only.")
+        _require(1 <= self.heads <= 64, "options.heads must be from 1 to 64.")
 
 
 @dataclass(frozen=True)
 class DpoOptions:
-    """Direct preference optimisation (Rafailov et al. 2023): `beta` scales the implicit reward."""
+    """Direct preference optimisation (Rafailov et al. 2023): `beta` scales the implicit reward.
+
+    `loss`: DPO's own of every pair, IPO's, or one of whole rankings (Plackett and Luce). `label_smoothing` is the share
+    of labels taken to be wrong (cDPO). `length_normalised` takes log-probabilities a token. `nll_weight` adds that much
+    of the better answers' negative log-likelihood a token, against both answers becoming unlikely together.
+    """
 
     beta: float = 0.1
+    loss: Literal["dpo", "ipo", "plackett_luce"] = "dpo"
+    label_smoothing: float = 0.0
+    length_normalised: bool = False
+    nll_weight: float = 0.0
     optim: Optim = field(default_factory=Optim)
 
     def __post_init__(self) -> None:
         _require(self.beta > 0, "options.beta must be above 0.")
+        _require(0 <= self.label_smoothing < 0.5, "options.label_smoothing must be in [0, 0.5).")
+        _require(
+            self.label_smoothing == 0 or self.loss == "dpo", "options.label_smoothing goes with options.loss dpo only."
+        )
+        _require(self.nll_weight >= 0, "options.nll_weight must not be negative.")
 
 
 @dataclass(frozen=True)

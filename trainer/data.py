@@ -6,6 +6,7 @@ start with the ids of the prompt by construction, in training as in sampling.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Sequence as Seq
@@ -48,6 +49,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -> li
     turns_text = "".join(f"{message.role.capitalize()}: {message.content}\n\n" for message in messages)
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     return start + _ids(tokenizer, turns_text + "Assistant:\n")
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the sha256 of the chat template; None for a tokenizer without one, which gets the plain form."""
+    template = tokenizer.chat_template
+    return hashlib.sha256(str(template).encode()).hexdigest() if template else None
 
 
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True) -> list[int]:

@@ -26,8 +26,8 @@ from trainer import checkpoint, data, modeling, optim, report
 from trainer.config import ConfigError, DpoOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.layout import Layout
-from trainer.losses import dpo_loss
-from trainer.rankings import Group, group_comparisons, pair_tensors
+from trainer.losses import cdpo_loss, dpo_loss, ipo_loss, plackett_luce_loss
+from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, canonical, read_comparisons
 from trainer.stop import StopSignal
 
@@ -68,8 +68,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             started = time.perf_counter()
             groups, before = [train[i] for i in items], [train_reference[i] for i in items]
             totals, tokens = layout.repeat(partial(backward, model, groups, before, options, layout), optimizer)
+            start_loss = totals.pop("start_loss")
             if step == 1:
-                check_first_loss(totals["loss"], device)
+                check_first_loss(totals["loss"], start_loss, options, device)
+                optim.check_gradients(model)
             rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
 
             # 4. Tell, watch, save.
@@ -122,38 +124,62 @@ def backward(
 ) -> tuple[dict[str, float], int]:
     """Add the gradients of one step and return its figures and the tokens forwarded."""
     step_weight = sum(group.weight for group in groups)
-    totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_logp", "rejected_logp"), 0.0)
+    totals: dict[str, float] = {}
     tokens = 0
     for part, batch in layout.batches([group.tree for group in groups]):
         with layout.device.autocast():
             logps = batch.sum_by_completion(modeling.completion_logps(model, batch))
         before = torch.cat([reference[i] for i in part]).to(logps.device)
-        pairs = pair_tensors([groups[i] for i in part], step_weight, logps.device)
-        loss, figures = pair_loss(logps, before, pairs.members, pairs.weights, options.beta)
+        loss, figures = preference_loss(logps, before, [groups[i] for i in part], step_weight, options)
         torch.autograd.backward(loss)
-        totals = {key: value + figures[key] for key, value in totals.items()}
+        totals = {key: totals.get(key, 0.0) + value for key, value in figures.items()}
         tokens += batch.tokens
     return totals, tokens
 
 
-def pair_loss(
-    logps: torch.Tensor, reference: torch.Tensor, pairs: torch.Tensor, weights: torch.Tensor, beta: float
+def preference_loss(
+    logps: torch.Tensor, reference: torch.Tensor, groups: Sequence[Group], step_weight: float, options: DpoOptions
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the weighted loss, and it with accuracy, margin and log-probabilities (nats a completion) as numbers.
+    """Return the loss that `options` asks for, and it with accuracy, margin and log-probabilities (nats) as numbers.
 
-    `logps` and `reference` are (N,), one a completion; `pairs` (P, 2) indexes them; `weights` is (P,).
+    `logps` and `reference` are (N,), of all completions of the groups in order. `start_loss` among the numbers is what
+    the loss is where the policy is its reference.
     """
-    better, worse = pairs.unbind(dim=1)
-    losses, chosen, rejected = dpo_loss(logps[better], logps[worse], reference[better], reference[worse], beta)
-    loss = (weights * losses).sum()
+    lengths = torch.tensor(
+        [len(completion) for group in groups for completion in group.tree.completions], device=logps.device
+    )
+    pairs = pair_tensors(groups, step_weight, logps.device)
+    better, worse = pairs.members.unbind(dim=1)
+    ratios = (logps - reference) / lengths if options.length_normalised else logps - reference
+
+    def preference(ratios: torch.Tensor) -> torch.Tensor:
+        chosen, rejected = ratios[better], ratios[worse]
+        if options.loss == "plackett_luce":
+            choices = choice_tensors(groups, step_weight, ratios.device)
+            return plackett_luce_loss(options.beta * ratios, choices.chosen, choices.contenders, choices.weights)
+        if options.loss == "ipo":
+            return (pairs.weights * ipo_loss(chosen, rejected, options.beta)).sum()
+        if options.label_smoothing:
+            return (pairs.weights * cdpo_loss(chosen, rejected, options.beta, options.label_smoothing)).sum()
+        return (pairs.weights * dpo_loss(chosen, rejected, options.beta)).sum()
+
+    def likelihood(values: torch.Tensor) -> torch.Tensor:
+        return (pairs.weights * (values / lengths)[better]).sum()
+
+    loss = preference(ratios)
+    start = preference(torch.zeros_like(ratios))
+    if options.nll_weight:
+        loss = loss - options.nll_weight * likelihood(logps)
+        start = start - options.nll_weight * likelihood(reference)
+    margins = options.beta * (ratios[better] - ratios[worse]).detach()
     figures = {
-        "loss": losses,
-        "accuracy": (chosen > rejected).float(),
-        "margin": chosen - rejected,
-        "chosen_logp": logps[better],
-        "rejected_logp": logps[worse],
+        "accuracy": (margins > 0).float(),
+        "margin": margins,
+        "chosen_logp": logps[better].detach(),
+        "rejected_logp": logps[worse].detach(),
     }
-    return loss, {key: (weights * values.detach()).sum().item() for key, values in figures.items()}
+    numbers = {key: (pairs.weights * values).sum().item() for key, values in figures.items()}
+    return loss, {"loss": loss.item(), "start_loss": start.item(), **numbers}
 
 
 @torch.no_grad()
@@ -189,14 +215,19 @@ def reference_logps(
     return logps
 
 
-def check_first_loss(loss: float, device: Device) -> None:
-    """Refuse to train when the first loss is not ln 2: then the policy and the reference are not the same model.
+def check_first_loss(loss: float, expected: float, options: DpoOptions, device: Device) -> None:
+    """Refuse to train when the first loss is not that of a policy equal to its reference (for plain DPO ln 2).
 
-    In bfloat16 the two forwards have batches of other shapes and round differently; the tolerance allows for that.
+    In bfloat16 the two forwards have batches of other shapes and round differently; the tolerance allows for that, and
+    for IPO's loss being steeper: 1 / beta a nat instead of beta / 2.
     """
-    if abs(loss - math.log(2)) > (0.05 if device.dtype is torch.bfloat16 else 1e-4):
-        raise RuntimeError(
-            f"The first DPO loss is {loss:.4f}, not ln 2 = 0.6931: the policy does not start as its reference."
+    tolerance = 0.05 if device.dtype is torch.bfloat16 else 1e-4
+    tolerance *= 2 / options.beta**2 if options.loss == "ipo" else 1
+    name = f"ln 2 = {expected:.4f}" if math.isclose(expected, math.log(2), rel_tol=1e-5) else f"{expected:.4f}"
+    if abs(loss - expected) > tolerance:
+        raise ConfigError(
+            f"The first DPO loss is {loss:.4f}, not {name}: the policy does not start as its reference, "
+            "so its implicit rewards would mean nothing."
         )
 
 
@@ -207,8 +238,9 @@ def judge(
     options: DpoOptions,
     layout: Layout,
 ) -> dict[str, float]:
-    """Return the figures of `pair_loss` on held-out groups, under `held_out_…`."""
+    """Return the figures of `preference_loss` on held-out groups, under `held_out_…`."""
     logps = torch.cat(layout.repeat(partial(group_logps, model, groups, layout)))
-    pairs = pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
-    _, figures = pair_loss(logps, torch.cat(list(reference)), pairs.members, pairs.weights, options.beta)
+    step_weight = sum(group.weight for group in groups)
+    _, figures = preference_loss(logps, torch.cat(list(reference)), groups, step_weight, options)
+    figures.pop("start_loss")
     return {f"held_out_{key}": value for key, value in figures.items()}

@@ -244,11 +244,11 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
         return {}
     rows = Layout(False, TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
     scores = reward_model.score(judge, [group.tree for group in held_out], rows)
-    right, counted = agreement.hits(held_out, scores)
+    found = agreement.hits(held_out, scores)
     return {
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
-        "held_out_accuracy": sum(right) / sum(counted),
-        "held_out_accuracy_interval": list(ratio_interval(right, counted, config.seed)),
+        "held_out_accuracy": found.rate,
+        "held_out_accuracy_interval": list(ratio_interval(*found, seed=config.seed)),
         "length_only_accuracy": agreement.length_only(train or held_out, held_out),
     }
 

@@ -31,31 +31,73 @@ def prompt_mean_weights(
     return pair_weights * (prompt_weights / totals)[prompt_of_pair] / prompt_weights.sum()
 
 
-def pairwise_reward_loss(scores: torch.Tensor, pairs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return -sum_(w,l) weight * log sigma(r_w - r_l), the ranking loss of InstructGPT (equation 1).
+# --- Rankings. N answers with scores r, P pairs (w, l) of their numbers, C choices; float32. --------------------------
+
+
+def pairwise_reward_loss(
+    scores: torch.Tensor, pairs: torch.Tensor, weights: torch.Tensor, margins: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """Return -sum_(w,l) weight * log sigma(r_w - r_l - m), the ranking loss of InstructGPT (equation 1).
 
     `scores` (N,) holds one score r per completion, `pairs` (P, 2) int64 the indexes (w, l) of the better and the worse
-    completion, `weights` (P,) comes from `prompt_mean_weights`. Ties are no pairs. Computed in float32.
+    completion, `weights` (P,) comes from `prompt_mean_weights`. Ties are no pairs. `margins` (P,) ask for more between
+    answers that labelers found far apart (Llama 2, 3.2.2).
     """
     better, worse = scores.float()[pairs].unbind(dim=1)
-    return -(weights * logsigmoid(better - worse)).sum()
+    return -(weights * logsigmoid(better - worse - margins)).sum()
 
 
-def dpo_loss(
-    policy_chosen: torch.Tensor,
-    policy_rejected: torch.Tensor,
-    ref_chosen: torch.Tensor,
-    ref_rejected: torch.Tensor,
-    beta: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (losses, chosen rewards, rejected rewards), each (P,) (Rafailov et al. 2023, equation 7).
+def plackett_luce_loss(
+    scores: torch.Tensor, chosen: torch.Tensor, contenders: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return -sum_c weight_c (r_chosen - log sum_{j in contenders} exp r_j): a ranking as choices of the best left.
 
-    The arguments are (P,) log-probabilities of whole completions. With implicit reward
-    r(y) = beta * (log pi(y) - log pi_ref(y)), a pair's loss is -log sigma(r(y_w) - r(y_l)): ln 2 where pi = pi_ref.
+    `chosen` (C,) int64, `contenders` (C, N) bool with the chosen one among them, `weights` (C,). For a full ranking
+    these are K - 1 choices (Plackett 1975, Luce 1959); for two answers it is the pairwise loss.
     """
-    chosen = beta * (policy_chosen - ref_chosen)
-    rejected = beta * (policy_rejected - ref_rejected)
-    return -logsigmoid(chosen - rejected), chosen.detach(), rejected.detach()
+    scores = scores.float()
+    among = scores.expand_as(contenders).masked_fill(~contenders, float("-inf"))
+    return -(weights * (scores[chosen] - among.logsumexp(dim=1))).sum()
+
+
+def davidson_loss(
+    scores: torch.Tensor, pairs: torch.Tensor, tied: torch.Tensor, weights: torch.Tensor, log_nu: torch.Tensor
+) -> torch.Tensor:
+    """Return -sum weight * log P(outcome) where answers may tie (Davidson 1970, equation 2.2).
+
+    With p = exp(r): P(i beats j) = p_i / (p_i + p_j + nu sqrt(p_i p_j)) and P(tie) = nu sqrt(p_i p_j) / (the same).
+    `tied` (P,) bool says which pairs are ties; `log_nu`, one number, is learned: ties are as likely as labelers make
+    them.
+    """
+    first, second = scores.float()[pairs].unbind(dim=1)
+    tie = log_nu + (first + second) / 2
+    total = torch.stack([first, second, tie]).logsumexp(dim=0)
+    return -(weights * (torch.where(tied, tie, first) - total)).sum()
+
+
+# --- Direct preference optimisation. Log-ratios are log pi(y) - log pi_ref(y) of whole completions; nats, float32. ----
+
+
+def dpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return -log sigma(beta (h_w - h_l)) for each pair (Rafailov et al. 2023, equation 7): ln 2 where pi = pi_ref.
+
+    `chosen` and `rejected` are log-ratios h (P,). beta h is the implicit reward of an answer.
+    """
+    return -logsigmoid(beta * (chosen - rejected))
+
+
+def cdpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float, label_smoothing: float) -> torch.Tensor:
+    """Return DPO's loss where a label is wrong with probability eps (Mitchell, "A note on DPO with noisy preferences").
+
+    It is (1 - eps) times the loss of the pair plus eps times the loss of the pair turned round.
+    """
+    right, wrong = dpo_loss(chosen, rejected, beta), dpo_loss(rejected, chosen, beta)
+    return (1 - label_smoothing) * right + label_smoothing * wrong
+
+
+def ipo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return (h_w - h_l - 1 / (2 beta))^2 for each pair (Azar et al. 2023, equation 17): a gap, and no more."""
+    return (chosen - rejected - 1 / (2 * beta)).square()
 
 
 # --- PPO (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019). N answers, T positions; float32. -----------

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
-from trainer.config import Optim
+from trainer.config import ConfigError, Optim
 from trainer.records import DivergedError
 
 
@@ -30,6 +31,16 @@ def build(parameters: Iterable[torch.nn.Parameter], optim: Optim) -> torch.optim
         eps=optim.epsilon,
         fused=True,
     )
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Refuse to go on where the first backward pass gave no adapter a gradient: nothing would ever be learned."""
+    adapters = [p for name, p in model.named_parameters() if "lora_B" in name and p.requires_grad]
+    if adapters and not any(p.grad is not None and bool(p.grad.any()) for p in adapters):
+        raise ConfigError(
+            "No gradient reaches the adapters, so training would change nothing; "
+            "let lora.targets name layers that the model's output depends on."
+        )
 
 
 def learning_rate(optim: Optim, step: int, total_steps: int) -> float:

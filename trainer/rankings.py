@@ -127,6 +127,7 @@ class Pairs(NamedTuple):
     weights: torch.Tensor  # (P,)
     strengths: torch.Tensor  # (P,): the labelers' mean, 0 for ties
     tied: torch.Tensor  # (P,) bool
+    owners: torch.Tensor  # (P,) int64: the group of each
 
 
 class Choices(NamedTuple):
@@ -135,6 +136,7 @@ class Choices(NamedTuple):
     chosen: torch.Tensor  # (C,) int64
     contenders: torch.Tensor  # (C, N) bool, the chosen one among them
     weights: torch.Tensor  # (C,)
+    owners: torch.Tensor  # (C,) int64: the group of each
 
 
 def pair_tensors(groups: Sequence[Group], step_weight: float, device: torch.device, *, ties: bool = False) -> Pairs:
@@ -166,6 +168,7 @@ def pair_tensors(groups: Sequence[Group], step_weight: float, device: torch.devi
         _share(groups, weights, owners, step_weight).to(device),
         torch.tensor(strengths, device=device),
         torch.tensor(tied, dtype=torch.bool, device=device),
+        torch.tensor(owners, dtype=torch.long, device=device),
     )
 
 
@@ -192,6 +195,7 @@ def choice_tensors(groups: Sequence[Group], step_weight: float, device: torch.de
         torch.tensor(chosen, device=device),
         torch.stack(contenders).to(device),
         _share(groups, weights, owners, step_weight).to(device),
+        torch.tensor(owners, dtype=torch.long, device=device),
     )
 
 
@@ -200,5 +204,5 @@ def _share(
 ) -> torch.Tensor:
     """Return the weights (P,) whose sum is the mean over prompts of each prompt's mean (`prompt_mean_weights`)."""
     prompts = torch.tensor([group.weight for group in groups])
-    within = prompt_mean_weights(torch.tensor(weights), torch.tensor(owners), prompts)
+    within = prompt_mean_weights(torch.tensor(weights), torch.tensor(owners, dtype=torch.long), prompts)
     return within * (sum(group.weight for group in groups) / step_weight)

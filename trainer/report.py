@@ -93,8 +93,8 @@ def write(run_dir: Path, config: RunConfig, summary: Mapping[str, Any]) -> None:
     """Write the report of a finished run into `run_dir`.
 
     `summary["headline"]`, if there, is the first sentence. `summary["policies"]`, if there, maps a policy's name to its
-    figures and becomes a table of its own. A pair of numbers under a key that ends in `_interval` is a 95 % interval.
-    Numbers that are not finite become null.
+    figures and becomes a table of its own, as does any other figure of figures (`accuracy_by_labeler`). A pair of
+    numbers under a key that ends in `_interval` is a 95 % interval. Numbers that are not finite become null.
     """
     metrics = read_metrics(run_dir)
     finite = _finite(dict(summary))
@@ -162,12 +162,18 @@ def _replace(path: Path, text: str) -> None:
 def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
     summary = dict(report["summary"])
     headline = summary.pop("headline", None) or f"The {report['method']} run ended after {report['steps']} steps."
-    policies = summary.pop("policies", None)
+    # A figure of figures is a table of its own: of policies, or by labeler, by length.
+    tables = {key: value for key, value in summary.items() if _is_table(value)}
     parts = [f"# {report['method']}: {report['run_id']}", headline]
+    policies = tables.pop("policies", None)
     if policies:
-        parts.append(_policy_table(policies))
+        parts.append(_figure_table("policy", policies))
+    summary = {key: value for key, value in summary.items() if not _is_table(value)}
     if summary:
         parts.append(_table(("measure", "value"), [(_words(key), _cell(value)) for key, value in summary.items()]))
+    for key, figures in tables.items():
+        what, _, by = key.partition("_by_")
+        parts += [f"## {_words(what).capitalize()} by {_words(by)}", _figure_table(_words(by), figures)]
     parts += [f"![{title}](plots/{name}.svg)" for name, title in plots]
     facts = [
         ("model", f"`{report['model']}`"),
@@ -180,10 +186,14 @@ def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _policy_table(policies: dict[str, dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for figures in policies.values() for key in figures))
-    rows = [(name, *(_cell(figures.get(key)) for key in columns)) for name, figures in policies.items()]
-    return _table(("policy", *map(_words, columns)), rows)
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(item, dict) for item in value.values())
+
+
+def _figure_table(kind: str, rows_by_name: dict[str, dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for figures in rows_by_name.values() for key in figures))
+    rows = [(name or "-", *(_cell(figures.get(key)) for key in columns)) for name, figures in rows_by_name.items()]
+    return _table((kind, *map(_words, columns)), rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 
-from trainer import checkpoint, data, modeling, optim, report, reward_model
-from trainer.agreement import hits, length_only
+from trainer import agreement, checkpoint, data, modeling, optim, report, reward_model
 from trainer.config import ConfigError, RewardOptions, RunConfig
 from trainer.device import setup
 from trainer.intervals import ratio_interval
 from trainer.layout import Layout
-from trainer.losses import pairwise_reward_loss
-from trainer.rankings import Group, group_comparisons, pair_tensors
+from trainer.losses import davidson_loss, pairwise_reward_loss, plackett_luce_loss
+from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons, read_demonstrations
 from trainer.reward_model import RewardModel
 from trainer.stop import StopSignal
@@ -47,7 +47,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     train, held_out = (
-        group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
+        group_comparisons(
+            tokenizer,
+            [row for row in comparisons if row.split == split],
+            config.max_length,
+            truncation,
+            ties=split == "train" and options.loss == "davidson",
+        )
         for split in ("train", "held_out")
     )
 
@@ -64,13 +70,17 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     with MetricsFile(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            totals, tokens = layout.repeat(partial(backward, model, [train[i] for i in items], layout), optimizer)
+            copies = bootstrap(items, options.heads, config.seed).to(device.device)
+            groups = [train[i] for i in items]
+            totals, tokens = layout.repeat(partial(backward, model, groups, copies, options, layout), optimizer)
+            if step == 1:
+                optim.check_gradients(model)
             rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
 
             # 4. Tell, watch, save.
             watched: dict[str, float] = {}
             if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched = judge(held_out, score_trees(model, [group.tree for group in held_out], layout))
+                watched = judge(model, held_out, score_groups(model, held_out, layout), options)
             metrics.write(
                 step,
                 total_steps=len(steps),
@@ -99,14 +109,21 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
     }
     if held_out:
-        scores = score_trees(model, [group.tree for group in held_out], layout)
-        low, high = ratio_interval(*hits(held_out, scores), seed=config.seed)
-        summary |= judge(held_out, scores)
-        summary |= {"held_out_accuracy_interval": [low, high], "length_only_accuracy": length_only(train, held_out)}
+        scores = score_groups(model, held_out, layout)
+        summary |= judge(model, held_out, scores, options)
+        summary |= describe(train, held_out, [values.mean(dim=1) for values in scores], config.seed)
+        if options.heads > 1:
+            summary["held_out_uncertainty"] = torch.cat(scores).std(dim=1).mean().item()
+        low, high = cast("list[float]", summary["held_out_accuracy_interval"])
         summary["headline"] = (
             f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
             f"{summary['held_out_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
-            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}."
+            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}"
+            + (
+                f", two labelers with one another in {summary['labelers_agree']:.1%}."
+                if "labelers_agree" in summary
+                else "."
+            )
         )
     demonstrations = run_dir / "data" / "demonstrations.jsonl"
     references = [
@@ -118,8 +135,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     normalise(model, references, answers, layout)
     summary |= {
         "normalised_on": "demonstrations" if references else "training answers",
-        "raw_mean": float(model.mean),
-        "raw_std": float(model.std),
+        "raw_mean": model.mean.mean().item(),
+        "raw_std": model.std.mean().item(),
+        "chat_template_sha256": data.template_hash(tokenizer),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
     }
@@ -130,28 +148,84 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
-def backward(model: RewardModel, groups: list[Group], layout: Layout) -> tuple[dict[str, float], int]:
+def bootstrap(numbers: Sequence[int], heads: int, seed: int) -> torch.Tensor:
+    """Return (B, E) how often each head sees each prompt: once if there is one head, else as a Poisson draw of mean 1.
+
+    So every head learns from another sample of the prompts, the same ones however the run is batched or resumed.
+    """
+    if heads == 1:
+        return torch.ones(len(numbers), 1)
+    draws = [[np.random.default_rng((seed, head, number)).poisson() for head in range(heads)] for number in numbers]
+    return torch.tensor(draws, dtype=torch.float32)
+
+
+def ranking_loss(
+    model: RewardModel,
+    scores: torch.Tensor,
+    groups: Sequence[Group],
+    copies: torch.Tensor,
+    step_weight: float,
+    options: RewardOptions,
+) -> torch.Tensor:
+    """Return the mean over heads of the loss that `options` asks for, of scores (N, E) and copies (B, E)."""
+    each = list(zip(scores.unbind(dim=1), copies.unbind(dim=1), strict=True))
+    if options.loss == "plackett_luce":
+        choices = choice_tensors(groups, step_weight, scores.device)
+        losses = [
+            plackett_luce_loss(column, choices.chosen, choices.contenders, choices.weights * seen[choices.owners])
+            for column, seen in each
+        ]
+    elif options.loss == "davidson":
+        log_nu = cast("torch.Tensor", model.log_nu)  # made with the model
+        pairs = pair_tensors(groups, step_weight, scores.device, ties=True)
+        losses = [
+            davidson_loss(column, pairs.members, pairs.tied, pairs.weights * seen[pairs.owners], log_nu)
+            for column, seen in each
+        ]
+    else:
+        pairs = pair_tensors(groups, step_weight, scores.device)
+        margins = options.margin * pairs.strengths
+        losses = [
+            pairwise_reward_loss(column, pairs.members, pairs.weights * seen[pairs.owners], margins)
+            for column, seen in each
+        ]
+    return torch.stack(losses).mean()
+
+
+def backward(
+    model: RewardModel, groups: list[Group], copies: torch.Tensor, options: RewardOptions, layout: Layout
+) -> tuple[dict[str, float], int]:
     """Add the gradients of one step and return its figures and the tokens forwarded."""
     step_weight = sum(group.weight for group in groups)
+    pair_weight = sum(group.weight for group in groups if group.pairs)
     totals = dict.fromkeys(("loss", "accuracy", "margin"), 0.0)
     tokens = 0
     for part, batch in layout.batches([group.tree for group in groups]):
+        here = [groups[i] for i in part]
         with layout.device.autocast():
             scores = model(batch)
-        pairs = pair_tensors([groups[i] for i in part], step_weight, scores.device)
-        loss = pairwise_reward_loss(scores, pairs.members, pairs.weights)
+        loss = ranking_loss(model, scores, here, copies[part], step_weight, options)
         torch.autograd.backward(loss)
-        better, worse = scores.detach()[pairs.members].unbind(dim=1)
         totals["loss"] += loss.item()
-        totals["accuracy"] += (pairs.weights * (better > worse)).sum().item()
-        totals["margin"] += (pairs.weights * (better - worse)).sum().item()
+        for key, value in figures(scores.detach().mean(dim=1), here, pair_weight).items():
+            totals[key] += value
         tokens += batch.tokens
     return totals, tokens
 
 
-def score_trees(model: RewardModel, trees: Sequence[Tree], layout: Layout) -> list[torch.Tensor]:
-    """Return the scores (K,) of each tree's completions."""
-    return layout.repeat(partial(reward_model.score, model, trees, layout))
+def figures(scores: torch.Tensor, groups: Sequence[Group], step_weight: float) -> dict[str, float]:
+    """Return the share of pairs ranked right and the mean difference of pairs, of scores (N,) on all their groups."""
+    pairs = pair_tensors(groups, step_weight, scores.device)
+    better, worse = scores[pairs.members].unbind(dim=1)
+    return {
+        "accuracy": (pairs.weights * (better > worse)).sum().item(),
+        "margin": (pairs.weights * (better - worse)).sum().item(),
+    }
+
+
+def score_groups(model: RewardModel, groups: Sequence[Group], layout: Layout) -> list[torch.Tensor]:
+    """Return the scores (K, E) of each group's completions."""
+    return layout.repeat(partial(reward_model.score_heads, model, [group.tree for group in groups], layout))
 
 
 def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[Tree], layout: Layout) -> None:
@@ -163,23 +237,43 @@ def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[
     """
 
     def raw(trees: Sequence[Tree]) -> torch.Tensor:
-        stride = -(-len(trees) // NORMALISER_ANSWERS)
-        return torch.cat(score_trees(model, trees[::stride], layout))
+        some = trees[:: -(-len(trees) // NORMALISER_ANSWERS)]
+        return torch.cat(layout.repeat(partial(reward_model.score_heads, model, some, layout)))
 
     of_answers = raw(answers)
-    mean = raw(references).mean() if references else of_answers.mean()
+    mean = raw(references).mean(dim=0) if references else of_answers.mean(dim=0)
     model.mean.copy_(mean)
-    model.std.copy_(of_answers.std(correction=0).clamp_min(1e-6))
+    model.std.copy_(of_answers.std(dim=0, correction=0).clamp_min(1e-6))
 
 
-def judge(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Return the held-out figures: loss as in training, share of pairs ranked right, mean score difference of pairs."""
-    pairs = pair_tensors(groups, sum(group.weight for group in groups), torch.device("cpu"))
-    flat = torch.cat(list(scores))
-    better, worse = flat[pairs.members].unbind(dim=1)
-    right, counted = hits(groups, scores)
-    return {
-        "held_out_loss": pairwise_reward_loss(flat, pairs.members, pairs.weights).item(),
-        "held_out_accuracy": sum(right) / sum(counted),
-        "held_out_margin": (pairs.weights * (better - worse)).sum().item(),
+def judge(
+    model: RewardModel, groups: Sequence[Group], scores: Sequence[torch.Tensor], options: RewardOptions
+) -> dict[str, float]:
+    """Return the held-out figures of scores (K, E): loss as in training, share of pairs ranked right, mean margin."""
+    flat = torch.cat(list(scores)).to(model.mean.device)
+    step_weight = sum(group.weight for group in groups)
+    everything = torch.ones(len(groups), options.heads, device=flat.device)
+    with torch.no_grad():
+        loss = ranking_loss(model, flat, groups, everything, step_weight, options)
+    found = figures(flat.mean(dim=1), groups, step_weight)
+    rate = agreement.hits(groups, [values.mean(dim=1) for values in scores]).rate
+    return {"held_out_loss": loss.item(), "held_out_accuracy": rate, "held_out_margin": found["margin"]}
+
+
+def describe(
+    train: Sequence[Group], held_out: Sequence[Group], scores: Sequence[torch.Tensor], seed: int
+) -> dict[str, object]:
+    """Return what a person needs to judge the accuracy by: interval, calibration, baselines, by labeler and length."""
+    found: dict[str, object] = {
+        "held_out_accuracy_interval": list(ratio_interval(*agreement.hits(held_out, scores), seed=seed)),
+        "calibration_error": agreement.calibration_error(held_out, scores),
+        "length_only_accuracy": agreement.length_only(train, held_out),
     }
+    people = agreement.between_labelers(held_out)
+    if people is not None:
+        found |= {"labelers_agree": people.rate, "labelers_agree_interval": list(ratio_interval(*people, seed=seed))}
+    by_labeler = agreement.by_labeler(held_out, scores)
+    by_length = agreement.by_length(held_out, scores)
+    found["accuracy_by_labeler"] = {name: hits.figures(seed) for name, hits in by_labeler.items()}
+    found["accuracy_by_preferred_answer"] = {name: hits.figures(seed) for name, hits in by_length.items()}
+    return found

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer import data, tree
-from trainer.config import ConfigError, Lora, RunConfig
+from trainer.config import ConfigError, Lora, RewardOptions, RunConfig
 from trainer.device import Device
 from trainer.layout import Layout, choose
 from trainer.modeling import add_lora, cast_weights, check_length, from_pretrained, load_tokenizer, merge_lora
@@ -30,22 +30,23 @@ PROBES = (
 
 
 class RewardModel(nn.Module):
-    """A language model's trunk with a scalar head, read at the last real token: r(x, y), one number an answer.
+    """A language model's trunk with E scalar heads, read at the last real token: r(x, y), a number an answer and head.
 
-    Inside is transformers' sequence classifier of one label, so any transformers can load a saved one. Its head has no
-    bias: a ranking loss cannot see one. `mean` and `std` do its work; they are measured after training, on reference
-    answers, so that those score 0 on average with standard deviation 1.
+    Inside is transformers' sequence classifier of E labels, so any transformers can load a saved one. Its heads have no
+    bias: a ranking loss cannot see one. `mean` and `std` (E,) do its work; they are measured after training, on
+    reference answers, so that those score 0 on average with standard deviation 1. `log_nu` belongs to Davidson's loss.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, ties: bool = False) -> None:
         super().__init__()
         self.classifier = classifier
         self.tokenizer = tokenizer
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(classifier.config.num_labels))
+        self.register_buffer("std", torch.ones(classifier.config.num_labels))
+        self.log_nu = nn.Parameter(torch.zeros(()), requires_grad=True) if ties else None
 
     @property
     def trunk(self) -> Any:
@@ -53,9 +54,10 @@ class RewardModel(nn.Module):
         return getattr(self.classifier, self.classifier.base_model_prefix)
 
     def forward(self, batch: tree.Batch) -> torch.Tensor:
-        """Return the normalised scores (N,) float32, read by explicit end index; padding may be any token."""
+        """Return the normalised scores (N, E) float32, read by explicit end index; padding may be any token."""
         last = tree.hidden_states(self.trunk, self.classifier.config, batch)[batch.ends]
-        raw: torch.Tensor = (last.float() * self.classifier.score.weight.float()).sum(dim=1)
+        # No matrix product: autocast would take it to bfloat16, which has three digits.
+        raw: torch.Tensor = (last.float()[:, None] * self.classifier.score.weight.float()).sum(dim=2)
         return (raw - self.mean) / self.std
 
     def choose_layout(self, tokens: int, device: Device) -> Layout:
@@ -73,8 +75,21 @@ class RewardModel(nn.Module):
 
 
 def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
-    """Return a reward model on the trunk of `config.model`, its head drawn from N(0, 1 / (D + 1))."""
-    model = _load_classifier(config.model, device.dtype if config.lora else torch.float32, device.device, tokenizer)
+    """Return a reward model on the trunk of `config.model`, its heads drawn from N(0, 1 / (D + 1)).
+
+    Refuses a tokenizer whose only possible padding is its end token: transformers reads a saved classifier at the last
+    token that is not padding, and would never see that an answer ended.
+    """
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ConfigError(
+            f"The tokenizer of {config.model} has no token for padding but its end token, so a reward model made with "
+            "it could not tell a finished answer from a cut one; add a padding token to the tokenizer."
+        )
+    options = cast("RewardOptions", config.options)
+    dtype = device.dtype if config.lora else torch.float32
+    model = _load_classifier(
+        config.model, dtype, device.device, tokenizer, options.heads, ties=options.loss == "davidson"
+    )
     check_length(model.classifier, config)
     score = model.classifier.score.float()
     nn.init.normal_(score.weight, std=(score.in_features + 1) ** -0.5)
@@ -83,9 +98,14 @@ def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTok
     return model
 
 
-@torch.no_grad()
 def score(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) -> list[torch.Tensor]:
-    """Return the normalised scores (K,) float32 of each tree's completions, on the CPU."""
+    """Return the normalised scores (K,) float32 of each tree's completions, the mean over heads, on the CPU."""
+    return [scores.mean(dim=1) for scores in score_heads(model, trees, layout)]
+
+
+@torch.no_grad()
+def score_heads(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) -> list[torch.Tensor]:
+    """Return the normalised scores (K, E) float32 of each tree's completions by each head, on the CPU."""
     scores: list[torch.Tensor] = [torch.empty(0)] * len(trees)
     for part, batch in layout.batches(trees):
         with layout.device.autocast():
@@ -120,8 +140,9 @@ def save_reward(model: RewardModel, folder: Path, max_length: int) -> None:
     texts = [text for _, text in PROBES]
     scores = score_texts(model, [_ask(question) for question, _ in PROBES], texts, max_length).tolist()
     facts = {
-        "mean": float(model.mean),
-        "std": float(model.std),
+        "mean": model.mean.tolist(),
+        "std": model.std.tolist(),
+        "nu": None if model.log_nu is None else model.log_nu.exp().item(),
         "dtype": str(model.classifier.dtype).removeprefix("torch."),
         "max_length": max_length,
         "probes": [
@@ -136,15 +157,15 @@ def load_reward(folder: str, dtype: torch.dtype, device: torch.device) -> Reward
     """Load a saved reward model and check that its probe texts score as they did when it was saved."""
     try:
         facts = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
-        mean, std, probes = float(facts["mean"]), float(facts["std"]), facts["probes"]
+        mean, std, probes = torch.tensor(facts["mean"]), torch.tensor(facts["std"]), facts["probes"]
         prompts = [_ask(probe["prompt"]) for probe in probes]
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no reward.json; it must be the final folder of a reward run.") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}/reward.json cannot be read: {error!r}.") from error
-    model = _load_classifier(folder, dtype, device, load_tokenizer(folder))
-    model.mean.fill_(mean)
-    model.std.fill_(std)
+    model = _load_classifier(folder, dtype, device, load_tokenizer(folder), len(mean))
+    model.mean.copy_(mean)
+    model.std.copy_(std)
     scores = score_texts(model, prompts, [probe["completion"] for probe in probes], facts["max_length"]).tolist()
     worst = max((abs(a - probe["score"]) for a, probe in zip(scores, probes, strict=True)), default=0.0)
     # Scores have standard deviation 1: rounding moves them by hundredths, a lost head by about 1.
@@ -157,10 +178,16 @@ def load_reward(folder: str, dtype: torch.dtype, device: torch.device) -> Reward
 
 
 def _load_classifier(
-    model: str, dtype: torch.dtype, device: torch.device, tokenizer: PreTrainedTokenizerBase
+    model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokenizer: PreTrainedTokenizerBase,
+    heads: int,
+    *,
+    ties: bool = False,
 ) -> RewardModel:
     classifier = from_pretrained(
-        AutoModelForSequenceClassification, model, dtype=dtype, use_safetensors=True, num_labels=1
+        AutoModelForSequenceClassification, model, dtype=dtype, use_safetensors=True, num_labels=heads
     )
     classifier.config.pad_token_id = tokenizer.pad_token_id
-    return RewardModel(classifier, tokenizer).to(device).eval()
+    return RewardModel(classifier, tokenizer, ties=ties).to(device).eval()

@@ -1,5 +1,6 @@
 """SFT, reward and DPO through the trainer's own command, on a tiny model: they learn, and resume exactly."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,9 +17,9 @@ from builders import ask, build_tokenizer, read_lines, some_comparisons, some_de
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import data, dpo, reward, sft
+from trainer import data, dpo, modeling, optim, reward, sft
 from trainer.__main__ import main
-from trainer.config import load_run
+from trainer.config import ConfigError, DpoOptions, Lora, load_run
 from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Message, file_sha256, verify_manifest
 from trainer.reward_model import load_reward, score_texts
 from trainer.stop import StopSignal
@@ -126,6 +127,74 @@ def test_dpo_starts_at_ln_2_and_its_margin_rises(make_run: MakeRun) -> None:
     assert summary_of(run_dir)["held_out_margin"] > rows[0]["held_out_margin"]
 
 
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"loss": "plackett_luce"}, math.log(3)),  # the best of three; the other two tie
+        ({"loss": "ipo", "beta": 0.5}, 1.0),
+        ({"label_smoothing": 0.1}, math.log(2)),
+        ({"length_normalised": True, "beta": 2.0}, math.log(2)),
+        ({"nll_weight": 0.2}, None),
+    ],
+    ids=["plackett_luce", "ipo", "cdpo", "length_normalised", "nll"],
+)
+def test_the_relatives_of_dpo_start_where_they_should_and_learn(
+    make_run: MakeRun, options: dict[str, Any], start: float | None
+) -> None:
+    settings = {**options, "optim": {**FAST, "learning_rate": 2e-3}}
+    run_dir = make_run("dpo", comparisons=some_comparisons(4, 2), lora={"rank": 4}, options=settings)
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    if start is None:  # ln 2 and a fifth of the negative log-likelihood a token, about that of 260 equal tokens
+        assert rows[0]["loss"] == pytest.approx(math.log(2) + 0.2 * math.log(260), abs=0.1)
+    else:
+        assert rows[0]["loss"] == pytest.approx(start, abs=1e-4)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"loss": "plackett_luce"}, {"loss": "davidson"}, {"margin": 0.5}, {"heads": 3}],
+    ids=["plackett_luce", "davidson", "margin", "ensemble"],
+)
+def test_every_loss_of_the_reward_model_learns_and_resumes_exactly(make_run: MakeRun, options: dict[str, Any]) -> None:
+    rows = [dataclasses.replace(row, strengths=(2,)) for row in some_comparisons(8, 2)]
+    settings = {"comparisons": rows, "lora": {"rank": 4}, "options": {**options, "optim": FAST}, "checkpoint_steps": 5}
+    whole, run_dir = make_run("reward", name="whole", **settings), make_run("reward", name="stopped", **settings)
+    assert main(["reward", "--run", str(whole)]) == EXIT_DONE
+    assert summary_of(whole)["held_out_accuracy"] == 1.0
+    assert ("held_out_uncertainty" in summary_of(whole)) == ("heads" in options)
+    nu = json.loads((whole / "final" / "reward.json").read_text())["nu"]
+    assert nu is None if "davidson" not in options.values() else nu != 1.0  # learned
+
+    assert reward.run(run_dir, load_run(run_dir), StopAfter(run_dir, 5)) == EXIT_STOPPED
+    assert main(["reward", "--run", str(run_dir)]) == EXIT_DONE
+    assert_same(run_dir, whole)
+
+
+def test_the_report_of_a_reward_model_says_by_labeler_by_length_and_what_labelers_reach(make_run: MakeRun) -> None:
+    run_dir = make_run("reward", comparisons=some_comparisons(4, 4, labelers=2), options={"optim": FAST})
+    assert main(["reward", "--run", str(run_dir)]) == EXIT_DONE
+    summary = summary_of(run_dir)
+    assert set(summary["accuracy_by_labeler"]) == {"labeler 0", "labeler 1"}
+    assert summary["labelers_agree"] == 1.0
+    assert 0 <= summary["calibration_error"] <= 1
+    text = (run_dir / "report.md").read_text()
+    assert "## Accuracy by labeler" in text
+    assert "## Accuracy by preferred answer" in text
+    assert len(summary["chat_template_sha256"]) == 64
+
+
+def test_adapters_that_no_gradient_reaches_are_refused(tiny_model: str) -> None:
+    model = modeling.add_lora(modeling.load_policy(tiny_model, torch.float32, torch.device("cpu")), Lora(rank=4))
+    model(input_ids=torch.tensor([[5, 6]])).logits.sum().backward()
+    optim.check_gradients(model)
+    model.zero_grad()
+    with pytest.raises(ConfigError, match="No gradient reaches the adapters"):
+        optim.check_gradients(model)
+
+
 def test_dpo_computes_its_reference_once_and_again_when_the_cache_is_of_other_inputs(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,10 +212,10 @@ def test_dpo_computes_its_reference_once_and_again_when_the_cache_is_of_other_in
 
 
 def test_dpo_refuses_to_start_from_another_model_than_its_reference() -> None:
-    device = dpo.Device(torch.device("cpu"), torch.float32)
-    dpo.check_first_loss(math.log(2), device)
-    with pytest.raises(RuntimeError, match="not ln 2"):
-        dpo.check_first_loss(0.70, device)
+    device, options = dpo.Device(torch.device("cpu"), torch.float32), DpoOptions()
+    dpo.check_first_loss(math.log(2), math.log(2), options, device)
+    with pytest.raises(ConfigError, match=r"not ln 2 = 0\.6931"):
+        dpo.check_first_loss(0.70, math.log(2), options, device)
 
 
 def test_truncated_prompts_are_counted_in_the_report(make_run: MakeRun) -> None:

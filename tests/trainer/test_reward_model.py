@@ -14,7 +14,15 @@ from trainer import data, modeling
 from trainer.config import ConfigError, RunConfig, parse_run
 from trainer.device import Device
 from trainer.layout import Layout
-from trainer.reward_model import RewardModel, load_reward, new_reward_model, save_reward, score, score_texts
+from trainer.reward_model import (
+    RewardModel,
+    load_reward,
+    new_reward_model,
+    save_reward,
+    score,
+    score_heads,
+    score_texts,
+)
 from trainer.tree import Tree, collate
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -48,7 +56,9 @@ def encode(texts: list[str]) -> Tree:
 @torch.no_grad()
 def test_the_score_is_read_at_the_end_token_even_when_padding_is_the_end_token(model: RewardModel) -> None:
     def scores(tree: Tree) -> list[float]:
-        found: list[float] = model(collate([tree], CPU.device, shared=False, pad_id=TOKENIZER.eos_token_id)).tolist()
+        found: list[float] = model(collate([tree], CPU.device, shared=False, pad_id=TOKENIZER.eos_token_id))[
+            :, 0
+        ].tolist()
         return found
 
     alone = scores(encode(["no"]))
@@ -85,7 +95,7 @@ def test_plain_transformers_loads_it_and_gives_the_same_scores_before_normalisat
     classifier = AutoModelForSequenceClassification.from_pretrained(saved)
     batch = collate([encode(["no", "because it is so"])], CPU.device, shared=False, pad_id=model.tokenizer.pad_token_id)
     logits = classifier(input_ids=batch.input_ids, attention_mask=batch.tree >= 0).logits[:, 0]
-    torch.testing.assert_close((logits - 0.3) / 0.05, model(batch), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close((logits - 0.3) / 0.05, model(batch)[:, 0], rtol=1e-3, atol=1e-3)
 
 
 def test_texts_are_scored_one_beside_its_own_prompt(saved: Path) -> None:
@@ -93,6 +103,32 @@ def test_texts_are_scored_one_beside_its_own_prompt(saved: Path) -> None:
     together = score_texts(loaded, [ask("why"), ask("how")], ["so", "so"], 128)
     apart = [score_texts(loaded, [ask(question)], ["so"], 128).item() for question in ("why", "how")]
     assert together.tolist() == pytest.approx(apart, abs=1e-4)
+
+
+def test_several_heads_are_saved_with_their_normalisers_and_score_as_their_mean(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    run = parse_run({"run_id": "r", "method": "reward", "model": tiny_model, "options": {"heads": 3}})
+    model = new_reward_model(run, CPU, modeling.load_tokenizer(tiny_model))
+    model.merge(torch.float32)
+    model.mean.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    model.std.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    save_reward(model, tmp_path / "saved", 128)
+    loaded = load_reward(str(tmp_path / "saved"), torch.float32, CPU.device)
+    trees, layout = [encode(["no", "yes"])], Layout(True, 4096, CPU)
+    (heads,) = score_heads(loaded, trees, layout)
+    torch.testing.assert_close(heads, score_heads(model, trees, layout)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(loaded, trees, layout)[0], heads.mean(dim=1))
+    assert heads.shape == (2, 3)
+    assert heads.std(dim=1).min() > 1e-3  # heads that start apart
+
+
+def test_padding_that_is_the_end_token_is_refused(tiny_model: str) -> None:
+    tokenizer = modeling.load_tokenizer(tiny_model)
+    new_reward_model(config(tiny_model), CPU, tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    with pytest.raises(ConfigError, match="no token for padding but its end token"):
+        new_reward_model(config(tiny_model), CPU, tokenizer)
 
 
 def test_a_folder_whose_head_was_lost_is_refused(saved: Path) -> None:
