@@ -13,6 +13,7 @@ from app.models.labeling import (
     Task,
     TaskCompletion,
 )
+from app.models.quality import Dismissal, QualityReport
 from app.models.training import (
     Checkpoint,
     ModelVersion,
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "Completion",
     "Demonstration",
+    "Dismissal",
     "Draft",
     "Flag",
     "GuidelineRead",
@@ -40,6 +42,7 @@ __all__ = [
     "ModelVersion",
     "Project",
     "Prompt",
+    "QualityReport",
     "Quarantine",
     "Ranking",
     "Run",

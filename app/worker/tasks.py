@@ -15,11 +15,13 @@ from typing import Any
 from uuid import UUID
 
 from celery.signals import heartbeat_sent, worker_shutting_down
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from app.db import after_commit, transaction
-from app.queue import GPU_QUEUE, celery, ring
-from app.services import access, assignments, run_states, workers
+from app.db import after_commit, reading, transaction
+from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, ring
+from app.services import access, assignments, quality, quality_figures, run_states, workers
 from app.settings import get_settings
 from app.worker.supervise import supervise
 
@@ -45,7 +47,7 @@ def run(run_id: str) -> None:
 
 @celery.task(name="plackett.tick")
 def tick() -> None:
-    """Do what is due: end leases that are over, ring again for queued runs, end old assignments and sessions."""
+    """Do what is due: end leases that are over, ring again for what waits, end old assignments and sessions."""
     settings = get_settings()
     with transaction() as session:
         run_states.expire_leases(session, settings.run_retry_seconds)
@@ -56,6 +58,34 @@ def tick() -> None:
     with transaction() as session:
         access.discard_ended_sessions(session)
         workers.forget_old(session)
+    with transaction() as session:
+        quality.forget_old(session)
+        if quality.request_due(session):
+            after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
+
+
+@celery.task(name=quality.TASK)
+def quality_reports() -> None:
+    """Compute the quality reports that wait, each from one moment of the database."""
+    while True:
+        with transaction() as session:
+            report = quality.waiting(session)
+        if report is None:
+            return
+        with reading() as past:
+            moment = past.execute(select(func.clock_timestamp())).scalar_one()
+            body, problem = _computed(past, report.project_id)
+        with transaction() as session:
+            quality.store(session, report.id, moment, body, problem)
+
+
+def _computed(past: Session, project_id: UUID) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        return quality_figures.compute(past, project_id), None
+    except (ArithmeticError, ValueError, IndexError):
+        # Stored as the row's outcome, because a report that nobody can compute would be tried for ever.
+        logger.exception("the quality report of project %s failed", project_id)
+        return None, "The figures could not be computed. The worker's log says why."
 
 
 @worker_shutting_down.connect
