@@ -19,13 +19,16 @@ from app.auth import GUARDS
 from app.error_pages import HANDLERS
 from app.middleware import BodyLimit, Envelope
 from app.routes import (
+    adjudications,
     auth,
     health,
     home,
     labeling,
     people,
     projects,
+    quality,
     reference,
+    references,
     registry,
     runs,
     snapshots,
@@ -42,6 +45,9 @@ ROUTERS = (
     reference.router,
     projects.router,
     labeling.router,
+    quality.router,
+    references.router,
+    adjudications.router,
     snapshots.router,
     runs.router,
     registry.router,

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from app.auth import SignedIn, page_router
 from app.db import SessionDep
 from app.done import DONE
-from app.errors import ConflictError, InvalidInputError, PlackettError
+from app.errors import ConflictError, ForbiddenError, InvalidInputError, PlackettError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Assignment, User
 from app.services import (
@@ -225,7 +225,10 @@ def _submit(
 
 def _go_on(request: Request, session: SessionDep, user: User, finished: Assignment, done: str) -> Response:
     """Lease the next task of the same kind in this very transaction, and answer with it."""
-    following = _claim(session, user, finished)
+    try:
+        following = _claim(session, user, finished)
+    except ForbiddenError:  # what was sent is kept all the same; the page of all work says why there is no more
+        following = None
     if following is None:
         answer = redirect("/work", done=done)
         return Response(headers={"HX-Redirect": answer.headers["location"]}) if is_htmx(request) else answer
@@ -244,7 +247,7 @@ def _claim(session: SessionDep, user: User, beside: Assignment, ahead_of: UUID |
 
 
 def _notice(finished: Assignment, done: str) -> Notice:
-    if done == "skipped":
+    if done in ("skipped", "trial-active"):
         return Notice(DONE[done])
     return Notice(DONE[done], "wait" if done == "saved-late" else "good", undo=finished.id)
 
@@ -277,6 +280,8 @@ def _page(request: Request, task: OpenTask, status: int = 200) -> Response:
 
 
 def _saved(stored: Stored) -> str:
+    if stored.trial is not None:
+        return f"trial-{stored.trial}"
     return "saved" if stored.not_counted_reason is None else "saved-late"
 
 

@@ -17,6 +17,7 @@ from app.services import answered
 from app.services.judgements import Judgement
 
 NOT_THE_TASKS = "It belongs to a ranking that does not count."
+MEASURES = "It was made on a task that measures labelers, which gives no training data."
 
 
 def follow(session: Session, assignment: Assignment, user: User, ranking: Ranking, wanted: Mapping[str, str]) -> None:
@@ -81,7 +82,7 @@ def _store(session: Session, assignment: Assignment, user: User, ranking: Rankin
         .values(prompt_id=assignment.task.prompt_id, text=text, source="edit", parent_id=parent, created_by=user.id)
         .returning(Completion.id)
     ).one()
-    reason = None if ranking.counted else NOT_THE_TASKS
+    reason = NOT_THE_TASKS if not ranking.counted else MEASURES if assignment.task.purpose != "collect" else None
     # The hand-out order of the original board says nothing here: nobody chose between the two.
     edit = answered.record(
         session,

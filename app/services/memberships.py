@@ -18,8 +18,9 @@ from app.services import audit
 
 Standing = Literal["active", "screening", "rejected", "removed", "outside"]
 
-_REFUSED = {
-    "rejected": "Your trial in this project did not agree enough with its reference answers. Ask an admin about it.",
+REFUSED = {
+    "rejected": "Thank you for the trial tasks. They did not agree with the reference answers often enough for this "
+    "project, so you are not part of it this time. If you think that is wrong, a reviewer can look at it again.",
     "removed": "You do not work in this project any more. Ask an admin if this is a mistake.",
     "outside": "Only the members of this project can work in it. Ask an admin to add you.",
 }
@@ -55,8 +56,8 @@ def standing_of(session: Session, project: Project, user: User) -> Standing:
 def standing(session: Session, project: Project, user: User) -> Standing:
     """Return the standing of somebody who may work, beginning a trial if it is due; else raise `ForbiddenError`."""
     found = standing_of(session, project, user)
-    if found in _REFUSED:
-        raise ForbiddenError(_REFUSED[found])
+    if found in REFUSED:
+        raise ForbiddenError(REFUSED[found])
     if found == "screening":
         session.execute(
             upsert(Membership)

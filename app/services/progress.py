@@ -10,7 +10,9 @@ from sqlalchemy import Select, case, exists, func, literal, select, text, union_
 from sqlalchemy.orm import Session, aliased
 
 from app.models import Assignment, Completion, Demonstration, Project, Prompt, Ranking, Task, User
+from app.services import memberships, trials
 from app.services.assignments import SKIP_REASONS, TaskKind
+from app.services.trials import Trial
 
 MANY = 1_000
 """Waiting tasks are counted up to here: a labeler needs to know no more, and the page stays fast."""
@@ -86,11 +88,16 @@ class MyProgress:
 
 @dataclass(frozen=True)
 class WorkLine:
-    """A project on the labeler's home page, with the leases they hold in it, by kind of task."""
+    """A project on the labeler's home page, with the leases they hold in it, by kind of task.
+
+    `trial` is how far a trial is, for somebody who is new to a screening project; `refusal` is why they may not work.
+    """
 
     project: Project
     progress: MyProgress
     held: dict[str, UUID]
+    trial: Trial | None
+    refusal: str
 
 
 def overview(session: Session, project_id: UUID) -> Overview:
@@ -122,7 +129,7 @@ def answers_by_project(session: Session) -> dict[UUID, tuple[int, int]]:
     """Return, for each project with opened tasks, how many answers are in and how many are wanted."""
     rows = session.execute(
         select(Task.project_id, func.sum(Task.done_count), func.sum(Task.target_overlap))
-        .where(Task.state != "draft")
+        .where(Task.state != "draft", Task.purpose == "collect")
         .group_by(Task.project_id)
     )
     return {project_id: (done, wanted) for project_id, done, wanted in rows}
@@ -131,6 +138,9 @@ def answers_by_project(session: Session) -> dict[UUID, tuple[int, int]]:
 def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
     """Return a labeler's own progress in one project."""
     done_today, done_total = session.execute(_done(project_id, user)).one()
+    trial = trials.of(session, session.get_one(Project, project_id), user)
+    if trial is not None:
+        return MyProgress(done_today, done_total, trial.needed - trial.done, 0)
     return MyProgress(
         done_today,
         done_total,
@@ -154,10 +164,15 @@ def my_work(session: Session, user: User) -> list[WorkLine]:
     for project_id, kind, assignment_id in leases:
         held.setdefault(project_id, {})[kind] = assignment_id
     shown = select(Project).where((Project.state == "open") | Project.id.in_(held)).order_by(Project.id.desc())
-    return [
-        WorkLine(project, mine(session, project.id, user), held.get(project.id, {}))
-        for project in session.scalars(shown)
-    ]
+    lines = []
+    for project in session.scalars(shown):
+        standing = memberships.standing_of(session, project, user)
+        if standing in ("outside", "removed") and project.id not in held:
+            continue
+        mine_here = mine(session, project.id, user)
+        trial, refusal = trials.of(session, project, user), memberships.REFUSED.get(standing, "")
+        lines.append(WorkLine(project, mine_here, held.get(project.id, {}), trial, refusal))
+    return lines
 
 
 def _task_counts(session: Session, project_id: UUID, kind: TaskKind) -> TaskCounts:
@@ -172,7 +187,7 @@ def _task_counts(session: Session, project_id: UUID, kind: TaskKind) -> TaskCoun
             func.count().filter(done),
             func.coalesce(func.sum(Task.done_count).filter(opened), 0),
             func.coalesce(func.sum(Task.target_overlap).filter(opened), 0),
-        ).where(Task.project_id == project_id, Task.kind == kind)
+        ).where(Task.project_id == project_id, Task.kind == kind, Task.purpose == "collect")
     ).one()
     return TaskCounts(*row)
 
@@ -268,6 +283,7 @@ def _waiting(session: Session, project_id: UUID, user: User, kind: TaskKind) -> 
         .where(
             Task.project_id == project_id,
             Task.kind == kind,
+            Task.purpose == "collect",
             Task.state == "open",
             Task.takeable,
             ~exists().where(theirs.task_id == Task.id, theirs.user_id == user.id, theirs.state != "expired"),

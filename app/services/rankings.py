@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import ConflictError
 from app.models import Assignment, Ranking, User
-from app.services import answered, assignments, drafts, edits, guidelines, judgements
+from app.services import answered, assignments, drafts, edits, guidelines, judgements, trials
 from app.services.judgements import Fields, Judgement
 
 UNDO_SECONDS = 20
@@ -29,11 +29,15 @@ NOTHING = "There is nothing to take back here."
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of an answer: stored just now or found again, and whether it counts (else the reason)."""
+    """What became of an answer: stored just now or found again, and whether it counts (else the reason).
+
+    `trial` says how the labeler's trial went (`active`, `rejected`) when this answer was its last.
+    """
 
     assignment: Assignment
     is_replay: bool
     not_counted_reason: str | None
+    trial: str | None = None
 
 
 def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, fields: Fields) -> Stored:
@@ -60,8 +64,9 @@ def submit(session: Session, assignment_id: UUID, user: User, submit_id: UUID, f
     reason = assignments.settle(session, assignment, before)
     ranking = _store(session, assignment, user, submit_id, judgement, version.version_id, before, reason)
     edits.follow(session, assignment, user, ranking, judgement.edits)
+    trial = trials.follow(session, assignment.task, user)
     drafts.discard(session, assignment.id)
-    return Stored(assignment, is_replay=False, not_counted_reason=reason)
+    return Stored(assignment, is_replay=False, not_counted_reason=reason, trial=trial)
 
 
 def undo(session: Session, assignment_id: UUID, user: User) -> Assignment:
@@ -75,6 +80,8 @@ def undo(session: Session, assignment_id: UUID, user: User) -> Assignment:
         raise ConflictError(NOTHING)
     if stored.retracts:
         return assignment
+    if stored.origin != "task":
+        raise ConflictError("This was settled as a reviewer. Give another ranking there to change it.")
     answered.check_undo_in_time(session, stored, UNDO_SECONDS + UNDO_GRACE)
     answered.retract(session, stored)
     edits.take_back(session, assignment, user)
@@ -130,6 +137,7 @@ def _store(
             not_counted_reason=reason,
             seconds=func.extract("epoch", func.clock_timestamp() - (assignment.shown_at or assignment.started_at)),
             supersedes=before.id if before else None,
+            origin=before.origin if before else "task",
         )
         .returning(Ranking)
     ).one()

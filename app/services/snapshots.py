@@ -34,7 +34,7 @@ from app.models import (
     TaskCompletion,
     User,
 )
-from app.services import answered, audit, pseudonyms, quarantines
+from app.services import audit, pseudonyms, standing
 from app.settings import get_settings
 from trainer import records
 
@@ -142,6 +142,7 @@ def _read(session: Session, project: Project) -> Content:
             "split_rule": SPLIT_RULE,
             "held_out_fraction": project.held_out_fraction,
             **tally.facts(),
+            "adjudicated": standing.adjudicated(session, project.id),
         },
     )
 
@@ -179,12 +180,7 @@ def _demonstrations(
         select(Demonstration, Task.prompt_id, User.email)
         .join(Task, Task.id == Demonstration.task_id)
         .join(User, User.id == Demonstration.user_id)
-        .where(
-            Demonstration.project_id == project.id,
-            Demonstration.counted,
-            answered.is_latest(Demonstration),
-            ~quarantines.is_set_aside(Demonstration),
-        )
+        .where(Demonstration.project_id == project.id, *standing.demonstrations())
     ):
         labeler, version = pseudonyms.of_labeler(email), versions[demonstration.guideline_version_id]
         tally.add("demonstrations", labeler, version, simulated=demonstration.is_simulated)
@@ -217,13 +213,7 @@ def _comparisons(
         select(Ranking, Task.prompt_id, User.email)
         .join(Task, Task.id == Ranking.task_id)
         .join(User, User.id == Ranking.user_id)
-        .where(
-            Ranking.project_id == project.id,
-            Ranking.counted,
-            answered.is_latest(Ranking),
-            Task.purpose == "collect",
-            ~quarantines.is_set_aside(Ranking),
-        )
+        .where(Ranking.project_id == project.id, *standing.rankings())
     ):
         labeler, version = pseudonyms.of_labeler(email), versions[ranking.guideline_version_id]
         tally.add("comparisons", labeler, version, simulated=ranking.is_simulated)

@@ -25,10 +25,12 @@ from app.services import (
     progress,
     projects,
     rankings,
+    trials,
 )
 from app.services.guidelines import Guideline
 from app.services.judgements import Fields
 from app.services.progress import MyProgress
+from app.services.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class OpenTask:
     fields: Fields
     guidelines: Guideline
     progress: MyProgress
+    trial: Trial | None
     waiting: int
     skip_reasons: Mapping[str, str]
     flag_reasons: Mapping[str, str]
@@ -127,6 +130,7 @@ def open_task(
         fields=filled or drafts.of(session, assignment.id),
         guidelines=_guidelines(session, assignment, stored, is_changing=is_changing),
         progress=mine,
+        trial=trials.of(session, project, user),
         waiting=mine.rankings_waiting if is_ranking else mine.demonstrations_waiting,
         skip_reasons=assignments.SKIP_REASONS,
         flag_reasons=flags.REASONS,

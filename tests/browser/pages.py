@@ -15,6 +15,7 @@ from app.models import AuditEvent, User
 from app.services import accounts, assignments
 from app.services.assignments import TaskKind
 
+from .crowd import make_crowd
 from .world import Studio
 
 NOT_PAGES = {
@@ -65,6 +66,8 @@ def pages_of(studio: Studio, labeler: User) -> Mapping[str, tuple[User | None, s
     admin, project = studio.admin, f"/projects/{studio.project.id}"
     with db.transaction() as session:
         imported = session.scalars(select(AuditEvent.id).where(AuditEvent.action == "prompts.imported")).one()
+    crowd = make_crowd(admin)
+    quality = f"/projects/{crowd.project.id}/quality"
     ranking, writing = (f"/work/assignments/{lease(studio, labeler, kind)}" for kind in ("ranking", "demonstration"))
     return {
         "sign-in": (None, "/sign-in"),
@@ -80,6 +83,12 @@ def pages_of(studio: Studio, labeler: User) -> Mapping[str, tuple[User | None, s
         "import": (admin, f"{project}/prompts/import"),
         "imported": (admin, f"{project}/prompts/imported/{imported}"),
         "guidelines": (admin, f"{project}/guidelines"),
+        "quality": (admin, quality),
+        "set aside": (admin, f"{quality}/set-aside"),
+        "disagreements": (admin, f"{quality}/disagreements"),
+        "disagreement": (admin, f"{quality}/disagreements/{crowd.contested}"),
+        "known answers": (admin, f"{quality}/known"),
+        "new known answer": (admin, f"{quality}/known/new/{crowd.fresh}"),
         "snapshots": (admin, f"{project}/snapshots"),
         "snapshot": (admin, f"/snapshots/{studio.snapshot.id}"),
         "runs": (admin, f"{project}/runs"),

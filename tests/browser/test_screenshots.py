@@ -26,7 +26,7 @@ def test_every_screen_of_the_guide_is_drawn(
     labeler = make_user("labeler", "Noor Haddad")
     studio = make_studio(admin, tmp_path, labelers)
     known = {**pages_of(studio, labeler), "work": (labelers[1], "/work")}  # somebody who is in the middle of the day
-    for name in ("sign-in", "work", "ranking", "demonstration", "project", "import", "run", "models"):
+    for name in ("sign-in", "work", "ranking", "demonstration", "project", "import", "run", "models", "quality"):
         user, path = known[name]
         for width in WIDTHS:
             for scheme in ("light", "dark") if name == "ranking" else ("light",):
