@@ -52,8 +52,9 @@ def test_the_application_refuses_to_start_with_an_unguarded_route(monkeypatch: p
         create_app()
 
 
-def test_importing_the_application_loads_no_torch() -> None:
-    code = "import sys, app.main; print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
+def test_importing_the_application_loads_neither_torch_nor_numpy() -> None:
+    heavy = ("torch", "transformers", "peft", "numpy")
+    code = f"import sys, app.main; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
