@@ -1,15 +1,15 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [sampling]
+python -m bench [handout] [labelers] [next-task] [sampling]
 """
 
 from __future__ import annotations
 
 import sys
 
-from bench import handout, sampling
+from bench import handout, labelers, next_task, sampling
 
-BENCHES = {"handout": handout.main, "sampling": sampling.main}
+BENCHES = {"handout": handout.main, "labelers": labelers.main, "next-task": next_task.main, "sampling": sampling.main}
 
 
 def main() -> int:

@@ -205,6 +205,7 @@ class Assignment(Base):
         CheckConstraint("state IN ('leased', 'done', 'skipped', 'expired', 'released')", name="state"),
         CheckConstraint("(state = 'skipped') = (skip_reason IS NOT NULL)", name="skip_reason"),
         Index("ix_assignments_leased", "expires_at", postgresql_where=sql("state = 'leased'")),
+        Index("ix_assignments_user_id", "user_id", "id"),
         Index("ix_assignments_user_leased", "user_id", postgresql_where=sql("state = 'leased'")),
         Index("ix_assignments_user_expired", "user_id", postgresql_where=sql("state = 'expired'")),
     )

@@ -198,6 +198,7 @@ def upgrade() -> None:
     op.add_column(
         "users", sa.Column("tags", postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False)
     )
+    op.create_index("ix_assignments_user_id", "assignments", ["user_id", "id"], unique=False)
     op.create_index(
         "ix_assignments_user_expired",
         "assignments",
@@ -218,6 +219,7 @@ def downgrade() -> None:
     for table, name, _condition, before in WIDENED:
         op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
         op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, before)
+    op.drop_index("ix_assignments_user_id", table_name="assignments")
     op.drop_index(
         "ix_assignments_user_expired", table_name="assignments", postgresql_where=sa.text("state = 'expired'")
     )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from labeling_world import counters_are_right, expire, make_world, rank, stored_rankings, take, task_of
+from labeling_world import World, counters_are_right, expire, make_world, rank, stored_rankings, take, task_of
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -35,6 +35,37 @@ def test_tasks_come_in_their_order_and_each_labeler_gets_a_task_once() -> None:
     assert other is not None
     assert task_of(other).sort_key == 0
     assert counters_are_right()
+
+
+def test_who_is_far_ahead_goes_on_behind_their_last_task_until_nothing_is_left_there() -> None:
+    world = make_world(number_of_prompts=70, k=2, overlap=2)
+    ahead = world.labelers[0]
+    open_or_not = text("UPDATE tasks SET state = :state WHERE sort_key = 67")
+    with db.transaction() as session:
+        session.execute(open_or_not, {"state": "draft"})
+    assert [take_and_rank(world, ahead) for _ in range(68)] == [*range(67), 68]
+    with db.transaction() as session:
+        session.execute(open_or_not, {"state": "open"})
+    assert [take_and_rank(world, ahead) for _ in range(2)] == [69, 67]
+    assert take(world, ahead) is None
+    assert counters_are_right()
+
+
+def test_a_task_that_became_urgent_comes_first_for_who_is_far_ahead_too() -> None:
+    world = make_world(number_of_prompts=70, k=2, overlap=2)
+    ahead = world.labelers[0]
+    for _ in range(66):
+        take_and_rank(world, ahead)
+    with db.transaction() as session:
+        session.execute(text("UPDATE tasks SET priority = 1 WHERE sort_key = 69"))
+    assert [take_and_rank(world, ahead) for _ in range(3)] == [69, 66, 67]
+
+
+def take_and_rank(world: World, labeler: User) -> int:
+    taken = take(world, labeler)
+    assert taken is not None
+    rank(taken, labeler)
+    return task_of(taken).sort_key
 
 
 def test_a_labeler_who_holds_a_lease_gets_that_one_back() -> None:
