@@ -243,6 +243,7 @@ class Ranking(Base):
         CheckConstraint("NOT retracts OR (supersedes IS NOT NULL AND NOT counted)", name="retracts"),
         CheckConstraint("acceptable BETWEEN 0 AND jsonb_array_length(groups)", name="acceptable"),
         Index("ix_rankings_project_created", "project_id", "created_at", "id"),
+        Index("ix_rankings_first", "user_id", "project_id", "created_at", postgresql_where=sql("supersedes IS NULL")),
     )
 
     id: Mapped[IdPk]
@@ -279,6 +280,9 @@ class Demonstration(Base):
     __table_args__ = (
         CheckConstraint("counted OR not_counted_reason IS NOT NULL", name="not_counted_reason"),
         CheckConstraint("NOT retracts OR (supersedes IS NOT NULL AND NOT counted)", name="retracts"),
+        Index(
+            "ix_demonstrations_first", "user_id", "project_id", "created_at", postgresql_where=sql("supersedes IS NULL")
+        ),
     )
 
     id: Mapped[IdPk]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import cache
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -30,6 +31,7 @@ def next_submit_id(stored_id: UUID) -> UUID:
     return uuid5(stored_id, "next")
 
 
+@cache
 def is_latest(table: type[Ranking] | type[Demonstration]) -> ColumnElement[bool]:
     """Return the condition that no later row supersedes this one."""
     later = aliased(table)

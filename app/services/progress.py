@@ -6,18 +6,58 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, case, exists, func, literal, select, text, union_all
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import case, exists, func, literal, select, text, union_all
+from sqlalchemy.orm import Session
 
 from app.models import Assignment, Completion, Demonstration, Project, Prompt, Ranking, Task, User
 from app.services import memberships, trials
 from app.services.assignments import SKIP_REASONS, TaskKind
 from app.services.trials import Trial
 
-MANY = 1_000
+MANY = 100
 """Waiting tasks are counted up to here: a labeler needs to know no more, and the page stays fast."""
 
 HOURS = 24
+
+
+# What a labeler could still be handed: never theirs, or theirs until the lease ran out, or leased ahead and not shown.
+# Who is far ahead of the others has many tasks that wait for others only; so the count begins behind their last one.
+_WAITING = text("""
+WITH last AS (
+    SELECT o.priority, o.sort_key
+    FROM (SELECT id, task_id FROM assignments WHERE user_id = :user_id ORDER BY id DESC LIMIT 100) a
+    JOIN tasks o ON o.id = a.task_id
+    WHERE o.project_id = :project_id AND o.kind = :kind AND o.purpose = 'collect' ORDER BY a.id DESC LIMIT 1),
+behind AS (
+    SELECT 1 FROM tasks t
+    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+      AND t.priority = (SELECT priority FROM last) AND t.sort_key > (SELECT sort_key FROM last)
+      AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
+                      AND a.state <> 'expired' OFFSET 0)
+    LIMIT :many),
+anywhere AS (
+    SELECT 1 FROM tasks t
+    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+      AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
+                      AND a.state <> 'expired' OFFSET 0)
+    LIMIT :many),
+ahead AS (
+    SELECT 1 FROM assignments a JOIN tasks t ON t.id = a.task_id
+    WHERE a.user_id = :user_id AND a.state = 'leased' AND a.shown_at IS NULL
+      AND t.project_id = :project_id AND t.kind = :kind)
+SELECT CASE WHEN (SELECT count(*) FROM behind) >= :many THEN :many
+            ELSE least(:many, (SELECT count(*) FROM anywhere) + (SELECT count(*) FROM ahead)) END
+""")
+
+# An answer counts once, however often it is changed.
+_DONE = text("""
+SELECT count(*) FILTER (WHERE created_at >= date_trunc('day', clock_timestamp())) AS today, count(*) AS total
+FROM (SELECT created_at FROM rankings
+      WHERE user_id = :user_id AND project_id = :project_id AND supersedes IS NULL
+      UNION ALL
+      SELECT created_at FROM demonstrations
+      WHERE user_id = :user_id AND project_id = :project_id AND supersedes IS NULL) done
+""")
 
 
 @dataclass(frozen=True)
@@ -137,16 +177,15 @@ def answers_by_project(session: Session) -> dict[UUID, tuple[int, int]]:
 
 def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
     """Return a labeler's own progress in one project."""
-    done_today, done_total = session.execute(_done(project_id, user)).one()
+    parameters = {"project_id": project_id, "user_id": user.id, "many": MANY}
+    done = session.execute(_DONE, parameters).one()
     trial = trials.of(session, session.get_one(Project, project_id), user)
     if trial is not None:
-        return MyProgress(done_today, done_total, trial.needed - trial.done, 0)
-    return MyProgress(
-        done_today,
-        done_total,
-        rankings_waiting=_waiting(session, project_id, user, "ranking"),
-        demonstrations_waiting=_waiting(session, project_id, user, "demonstration"),
+        return MyProgress(done.today, done.total, trial.needed - trial.done, 0)
+    rankings, demonstrations = (
+        session.execute(_WAITING, {**parameters, "kind": kind}).scalar_one() for kind in ("ranking", "demonstration")
     )
+    return MyProgress(done.today, done.total, rankings, demonstrations)
 
 
 def my_work(session: Session, user: User) -> list[WorkLine]:
@@ -262,33 +301,3 @@ def _skips(session: Session, project_id: UUID) -> tuple[tuple[str, int], ...]:
         .order_by(func.count().desc(), Assignment.skip_reason)
     )
     return tuple((SKIP_REASONS.get(reason or "", "Another reason"), count) for reason, count in rows)
-
-
-def _done(project_id: UUID, user: User) -> Select[int, int]:
-    days = union_all(
-        *(
-            select(table.created_at).where(table.user_id == user.id, table.project_id == project_id)
-            for table in (Ranking, Demonstration)
-        )
-    ).subquery()
-    today = days.c.created_at >= func.date_trunc("day", func.clock_timestamp())
-    return select(func.count().filter(today), func.count())
-
-
-def _waiting(session: Session, project_id: UUID, user: User, kind: TaskKind) -> int:
-    """Return how many tasks this labeler could still be handed: never theirs, or theirs until the lease ran out."""
-    theirs = aliased(Assignment)
-    some = (
-        select(Task.id)
-        .where(
-            Task.project_id == project_id,
-            Task.kind == kind,
-            Task.purpose == "collect",
-            Task.state == "open",
-            Task.takeable,
-            ~exists().where(theirs.task_id == Task.id, theirs.user_id == user.id, theirs.state != "expired"),
-        )
-        .limit(MANY)
-        .subquery()
-    )
-    return session.scalar(select(func.count()).select_from(some)) or 0
