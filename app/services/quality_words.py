@@ -72,23 +72,24 @@ def figures(body: Json) -> list[Figure]:
         Figure(
             "Pair agreement",
             percent(found["pairs"]),
-            "Of two answers, how often two labelers say the same. A tie against a preference counts half.",
-            "InstructGPT reports 73 % among its own labelers." if found["pairs"] else "",
+            "How often two labelers say the same of two answers. A tie against a preference counts half.",
+            "",
         ),
         Figure(
-            "Where both prefer one",
+            "Both prefer one",
             percent(found["strict"]),
             "The same, without the pairs that either of the two ties.",
+            "InstructGPT reports 73 % among its own labelers." if found["strict"] else "",
         ),
         Figure(
-            "Agreement with reviewers",
+            "With reviewers",
             percent(body["with_reviewers"]),
-            "How often labelers say the same as a reviewer, on tasks that both have ranked.",
+            "How often labelers say the same as a reviewer of the same task.",
         ),
         Figure(
             "Krippendorff's alpha",
             plain(alpha),
-            "Agreement beyond chance: 0 is what coins would reach, 1 is perfect. Opposite weighs more than tied.",
+            "Agreement beyond chance: 0 is what coins would reach, 1 is perfect.",
             _alpha_verdict(alpha["value"]) if alpha else "",
         ),
         Figure(
@@ -105,7 +106,7 @@ def _alpha_verdict(value: float) -> str:
         return "Reliable by Krippendorff's limit of 0.8."
     if value >= 0.667:
         return "Enough for tentative conclusions (0.667)."
-    return "Below Krippendorff's 0.667, as preferences mostly are: several labelers a task average it out."
+    return "Preferences seldom reach the customary 0.667; several labelers a task average it out."
 
 
 def labelers(session: Session, body: Json) -> list[LabelerLine]:
