@@ -1,15 +1,21 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [sampling]
+python -m bench [handout] [labelers] [next-task] [page] [sampling]
 """
 
 from __future__ import annotations
 
 import sys
 
-from bench import handout, labelers, next_task, sampling
+from bench import handout, labelers, next_task, page, sampling
 
-BENCHES = {"handout": handout.main, "labelers": labelers.main, "next-task": next_task.main, "sampling": sampling.main}
+BENCHES = {
+    "handout": handout.main,
+    "labelers": labelers.main,
+    "next-task": next_task.main,
+    "page": page.main,
+    "sampling": sampling.main,
+}
 
 
 def main() -> int:

@@ -70,6 +70,23 @@ def test_files_whose_address_names_their_content_are_kept_for_ever(client: Brows
         assert again.status_code == 304
 
 
+def test_static_files_are_compressed_for_browsers_that_take_it_and_pages_never(
+    make_user: MakeUser, sign_in: SignIn
+) -> None:
+    labeler = sign_in(make_user("labeler"))
+    plain = labeler.get(static_url("plackett.css"), headers={"Accept-Encoding": "identity"})
+    small = labeler.get(static_url("plackett.css"), headers={"Accept-Encoding": "gzip, br"})
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert small.text == plain.text
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 3
+    assert plain.headers["vary"] == small.headers["vary"] == "Accept-Encoding"
+    assert small.headers["cache-control"] == plain.headers["cache-control"]
+    again = labeler.get("/static/plackett.css", headers={"If-None-Match": small.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "content-encoding" not in labeler.get("/work", headers={"Accept-Encoding": "gzip"}).headers
+
+
 def test_static_files_end_at_their_folder(client: Browser) -> None:
     for path in (
         "/static/../main.py",
