@@ -1,13 +1,13 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [page] [sampling]
+python -m bench [handout] [labelers] [next-task] [page] [sampling] [reward_speed] [dpo_speed]
 """
 
 from __future__ import annotations
 
 import sys
 
-from bench import handout, labelers, next_task, page, sampling
+from bench import dpo_speed, handout, labelers, next_task, page, reward_speed, sampling
 
 BENCHES = {
     "handout": handout.main,
@@ -15,6 +15,8 @@ BENCHES = {
     "next-task": next_task.main,
     "page": page.main,
     "sampling": sampling.main,
+    "reward_speed": reward_speed.main,
+    "dpo_speed": dpo_speed.main,
 }
 
 

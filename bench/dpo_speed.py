@@ -1,0 +1,152 @@
+"""DPO on real pairs of the HH data: our trees beside TRL, both with their reference computed beforehand.
+
+SmolLM2-135M-Instruct, all weights in float32, four pairs an update, the same ids in the same order. Timed are the
+updates alone; the reference's log-probabilities, which each side computes once by its own means, are outside.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import random
+import sys
+import tempfile
+from typing import Any
+
+import torch
+
+from app.demo.model import ensure_model
+from app.settings import get_settings
+from bench import race
+from trainer import dpo, modeling, optim
+from trainer.config import DpoOptions, Optim
+from trainer.data import Truncation, encode
+from trainer.device import Device
+from trainer.rankings import Group, Ranking
+from trainer.records import Message
+
+PAIRS, BATCH, ROUNDS, MAX_LENGTH, BETA, RATE = 8, 4, 2, 512, 0.1, 1e-6
+DATA = race.ROOT.parent / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+
+
+def main() -> None:
+    """Race in TRL's environment, on data beside the repository; without them say so and do nothing."""
+    if not DATA.exists():
+        print(f"dpo_speed: skipped, {DATA} is not there", file=sys.stderr)
+        return
+    race.in_peer_environment("bench.dpo_speed", str(ensure_model(get_settings().var / "models")))
+
+
+def read_pairs(count: int) -> list[tuple[list[tuple[str, str]], str, str]]:
+    """Return some conversations up to the last answer, with the chosen and the rejected one."""
+    found = []
+    with gzip.open(DATA, "rt", encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            question, _, chosen = row["chosen"].rpartition("\n\nAssistant:")
+            same, _, rejected = row["rejected"].rpartition("\n\nAssistant:")
+            if same == question and chosen.strip() and rejected.strip():
+                found.append((turns(question), chosen.strip(), rejected.strip()))
+    random.Random(0).shuffle(found)
+    return found[:count]
+
+
+def turns(text: str) -> list[tuple[str, str]]:
+    """Return (role, text) of each turn of HH's plain form."""
+    parts = text.replace("\n\nHuman:", "\0user\0").replace("\n\nAssistant:", "\0assistant\0").split("\0")[1:]
+    return [(role, said.strip()) for role, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def ours(model: Any, groups: list[Group]) -> race.Lap:
+    """Train on four trees of two answers an update."""
+    options = DpoOptions(beta=BETA, optim=Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0))
+    layout = modeling.choose_layout(model.eval(), 2048, Device(torch.device("cpu"), torch.float32))
+    reference = dpo.group_logps(model, groups, layout)
+    optimizer = optim.build(model.parameters(), options.optim)
+
+    def train() -> list[float]:
+        losses = []
+        for step, start in enumerate(range(0, len(groups), BATCH), start=1):
+            part = slice(start, start + BATCH)
+            totals, _ = dpo.backward(model, groups[part], reference[part], options, layout)
+            optim.update(optimizer, totals["loss"], options.optim, step, len(groups) // BATCH)
+            losses.append(totals["loss"])
+        return losses
+
+    return race.timed(model.base_model, train)
+
+
+def peer(model: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
+    """Train TRL's DPOTrainer on four pairs an update."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class Tokenized(DPOTrainer):  # type: ignore[misc]  # TRL is not there when types are checked
+        """The trainer, given ids that are ready."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    rows = [
+        {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+        for prompt, (chosen, rejected) in (group.tree for group in groups)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = DPOConfig(
+            output_dir=folder,
+            beta=BETA,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            train_sampling_strategy="sequential",
+            precompute_ref_log_probs=True,
+            max_length=MAX_LENGTH,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        )
+        trainer = Tokenized(
+            model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        )
+        trainer.remove_callback(PrinterCallback)
+
+        def train() -> list[float]:
+            trainer.train()
+            return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+        return race.timed(model.base_model, train)
+
+
+def run(folder: str) -> None:
+    """Race on the same pairs."""
+    race.only_in_peer_environment()
+    tokenizer = modeling.load_tokenizer(folder)
+    first = modeling.load_policy(folder, torch.float32, torch.device("cpu"))
+    better = Ranking(((0,), (1,)), (), (0, 0), 1.0, "")
+    groups = []
+    for said, chosen, rejected in read_pairs(PAIRS):
+        messages = tuple(Message(role, text) for role, text in said)
+        groups.append(
+            Group(messages, encode(tokenizer, messages, [chosen, rejected], MAX_LENGTH, Truncation()), (better,))
+        )
+    race.race(
+        f"dpo_speed: {PAIRS} HH pairs, {BATCH} an update, SmolLM2-135M in float32, {ROUNDS} rounds",
+        lambda: ours(copy.deepcopy(first), groups),
+        lambda: peer(copy.deepcopy(first), tokenizer, groups),
+        ROUNDS,
+        "pairs",
+        PAIRS,
+    )
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])
