@@ -91,7 +91,7 @@ def peer(model: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
 
     rows = [
         {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-        for prompt, (chosen, rejected) in (group.tree for group in groups)
+        for prompt, (chosen, rejected), _ in (group.tree for group in groups)
     ]
     with tempfile.TemporaryDirectory() as folder:
         settings = DPOConfig(

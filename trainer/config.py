@@ -89,8 +89,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SftOptions:
-    """Supervised fine-tuning on demonstrations; the loss counts completion tokens only."""
+    """Supervised fine-tuning on demonstrations; the loss counts completion tokens only.
 
+    `turns`: the written answer alone, or with it every earlier turn of the assistant in the conversation.
+    """
+
+    turns: Literal["last", "all"] = "last"
     optim: Optim = field(default_factory=Optim)
 
 

@@ -42,13 +42,16 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -> li
     They come from the tokenizer's chat template. A tokenizer without one gets a plain form:
     `User: …` and `Assistant: …` paragraphs, then `Assistant:` and a line break, after the bos token if there is one.
     """
+    start = [] if tokenizer.chat_template or tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    return start + _ids(tokenizer, _template_text(tokenizer, messages))
+
+
+def _template_text(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -> str:
     if tokenizer.chat_template:
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        text = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-        return _ids(tokenizer, text)
-    turns_text = "".join(f"{message.role.capitalize()}: {message.content}\n\n" for message in messages)
-    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    return start + _ids(tokenizer, turns_text + "Assistant:\n")
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    text = "".join(f"{message.role.capitalize()}: {message.content}\n\n" for message in messages)
+    return text + "Assistant:\n"
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -76,6 +79,45 @@ def encode(
     """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt."""
     prompt = prompt_ids(tokenizer, messages)
     return fit(prompt, [completion_ids(tokenizer, text) for text in completions], max_length, truncation)
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Seq[Message],
+    completion: str,
+    max_length: int,
+    truncation: Truncation,
+) -> Tree:
+    """Return a conversation as one completion of its first question, of which the assistant's turns are scored.
+
+    Raises `ConfigError` where the chat template renders a conversation otherwise once it goes on, or ends a turn with
+    another token than the tokenizer's end token: then what is learned would not be what is met in sampling. A
+    conversation that is too long loses its beginning.
+    """
+    answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
+    starts = [_template_text(tokenizer, messages[:number]) for number in (*answers, len(messages))]
+    said = [*(messages[number].content for number in answers), completion]
+    ids = _ids(tokenizer, starts[0])
+    scored = [False] * len(ids)
+    for number, text in enumerate(said):
+        answer = completion_ids(tokenizer, text)
+        ids += answer
+        scored += [True] * len(answer)
+        if number + 1 < len(said):
+            before = f"{starts[number]}{text}{tokenizer.eos_token}"
+            if not starts[number + 1].startswith(before):
+                raise ConfigError(
+                    "The chat template writes an earlier answer differently once the conversation goes on, so training "
+                    "on every turn would teach what is never met; set options.turns to last."
+                )
+            between = _ids(tokenizer, starts[number + 1][len(before) :])
+            ids += between
+            scored += [False] * len(between)
+    if len(ids) > max_length:
+        truncation.prompts += 1
+        ids, scored = ids[-max_length:], scored[-max_length:]
+    first = max(1, scored.index(True))
+    return Tree(ids[:first], [ids[first:]], [scored[first:]])
 
 
 def fit(prompt: list[int], completions: Seq[list[int]], max_length: int, truncation: Truncation) -> Tree:

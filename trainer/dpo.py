@@ -105,6 +105,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
+        "chat_template_sha256": data.template_hash(tokenizer),
     }
     if held_out:
         summary |= judge(model, held_out, held_out_reference, options, layout)

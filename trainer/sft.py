@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations: cross-entropy of the answer's tokens, with its end token, and of no others.
+"""Supervised fine-tuning on demonstrations: cross-entropy of answers with their end tokens, and of no other tokens.
 
     python -m trainer sft --run DIR
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer import checkpoint, data, modeling, optim, report
 from trainer.config import ConfigError, RunConfig, SftOptions
 from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import sft_loss
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_demonstrations
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, MetricsFile, read_demonstrations
 from trainer.stop import StopSignal
 from trainer.tree import Tree
 
@@ -40,8 +40,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     trees, held_out_trees = (
-        [data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation) for row in rows]
-        for rows in (train, held_out)
+        [encode(tokenizer, row, options, config.max_length, truncation) for row in rows] for rows in (train, held_out)
     )
 
     # 2. The model, and where an earlier attempt left it.
@@ -89,6 +88,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_demonstrations": len(held_out),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
+        "chat_template_sha256": data.template_hash(tokenizer),
         "headline": f"Fine-tuned on {len(train)} demonstrations.",
     }
     if held_out:
@@ -102,12 +102,25 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Demonstration,
+    options: SftOptions,
+    max_length: int,
+    truncation: data.Truncation,
+) -> Tree:
+    """Return a demonstration as a tree of one completion."""
+    if options.turns == "all":
+        return data.encode_turns(tokenizer, row.messages, row.completion, max_length, truncation)
+    return data.encode(tokenizer, row.messages, [row.completion], max_length, truncation)
+
+
 def backward(model: PreTrainedModel, trees: list[Tree], weights: list[float], layout: Layout) -> tuple[float, int]:
     """Add the gradients of one step and return its loss and the tokens forwarded.
 
     The mean is over the completion tokens of the whole step, however it is split into forwards.
     """
-    step_tokens = sum(weight * len(tree.completions[0]) for weight, tree in zip(weights, trees, strict=True))
+    step_tokens = sum(weight * tree.asked for weight, tree in zip(weights, trees, strict=True))
     loss, tokens = 0.0, 0
     for part, batch in layout.batches(trees):
         with layout.device.autocast():

@@ -21,10 +21,20 @@ FLEX_BLOCK = 128  # flex_attention's masks are made of blocks of so many tokens
 
 
 class Tree(NamedTuple):
-    """The token ids of one prompt and of its K completions."""
+    """The token ids of one prompt and of its K completions.
+
+    `scored` says which tokens of each completion are asked for; None asks for all. It is for conversations, in which
+    the answers are to be learned and the questions between them are not.
+    """
 
     prompt: list[int]
     completions: list[list[int]]
+    scored: list[list[bool]] | None = None
+
+    @property
+    def asked(self) -> int:
+        """How many tokens of its completions are scored."""
+        return sum(map(len, self.completions)) if self.scored is None else sum(map(sum, self.scored))
 
     @property
     def length(self) -> int:
@@ -38,7 +48,7 @@ class Tree(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some trees in R rows of T tokens. N completions with M tokens in all stand in the order of the trees given.
+    """Some trees in R rows of T tokens. N completions with M scored tokens in all, in the order of the trees given.
 
     `sources` and `ends` index the R * T positions of the rows laid end to end.
     """
@@ -47,8 +57,8 @@ class Batch(NamedTuple):
     position_ids: torch.Tensor  # (R, T) int64
     tree: torch.Tensor  # (R, T) int64: the number of the token's tree, -1 for padding
     branch: torch.Tensor  # (R, T) int64: 0 in prompts and padding, the completion from 1 elsewhere
-    sources: torch.Tensor  # (M,) int64: the position that predicts each completion token, the one before it
-    targets: torch.Tensor  # (M,) int64: the id of each completion token
+    sources: torch.Tensor  # (M,) int64: the position that predicts each scored token, the one before it
+    targets: torch.Tensor  # (M,) int64: the id of each scored token
     owners: torch.Tensor  # (M,) int64: which completion, 0 to N - 1, each token belongs to
     ends: torch.Tensor  # (N,) int64: the position of each completion's last token
     masked: bool  # whether rows hold more than one sequence, so that causal attention alone would be wrong
@@ -59,7 +69,7 @@ class Batch(NamedTuple):
         return int((self.tree >= 0).sum())
 
     def sum_by_completion(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (N,) sums of values (M,) of completion tokens."""
+        """Return (N,) sums of values (M,) of scored tokens."""
         return torch.zeros(len(self.ends), dtype=values.dtype, device=values.device).index_add(0, self.owners, values)
 
 
@@ -153,17 +163,22 @@ def collate(trees: Sequence[Tree], device: torch.device, *, shared: bool, pad_id
                 sources[first[n] + k] = row * width + before
                 ends[first[n] + k] = row * width + at - 1
             owner_tree[row, start:at] = n
-    completions = [completion for tree in trees for completion in tree.completions]
-    owners = torch.repeat_interleave(torch.arange(len(completions)), torch.tensor([len(c) for c in completions]))
+    targets = [torch.tensor(completion) for tree in trees for completion in tree.completions]
+    asked = [
+        torch.ones(len(completion), dtype=torch.bool) if tree.scored is None else torch.tensor(tree.scored[k])
+        for tree in trees
+        for k, completion in enumerate(tree.completions)
+    ]
+    owners = torch.repeat_interleave(torch.arange(len(targets)), torch.stack([mask.sum() for mask in asked]))
+    scored = torch.cat(asked)
     masked = shared and any(len(row) > 1 or len(units[row[0]][1]) > 1 for row in rows)
-    flat = torch.tensor([token for completion in completions for token in completion])
     return Batch(
         ids.to(device),
         positions.to(device),
         owner_tree.to(device),
         branch.to(device),
-        torch.cat(sources).to(device),
-        flat.to(device),
+        torch.cat(sources)[scored].to(device),
+        torch.cat(targets)[scored].to(device),
         owners.to(device),
         ends.to(device),
         masked,

@@ -1,11 +1,12 @@
 """Tokenisation, truncation and order."""
 
+import pytest
 from builders import ask, build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import data
-from trainer.config import Optim
+from trainer.config import ConfigError, Optim
 from trainer.records import Message
 from trainer.tree import Tree
 
@@ -27,6 +28,44 @@ def test_a_tokenizer_without_a_chat_template_gets_a_plain_form() -> None:
     tokenizer.chat_template = None
     ids = data.prompt_ids(tokenizer, [Message("system", "Be kind."), Message("user", "hi")])
     assert tokenizer.decode(ids) == "System: Be kind.\n\nUser: hi\n\nAssistant:\n"
+
+
+CONVERSATION = [Message("user", "hi"), Message("assistant", "yo"), Message("user", "so?")]
+
+
+def test_every_turn_of_the_assistant_is_scored_with_its_end_token_and_nothing_else() -> None:
+    tree = data.encode_turns(TOKENIZER, CONVERSATION, "so", 64, data.Truncation())
+    assert TOKENIZER.decode(tree.prompt) == "<user>hi<end><assistant>"
+    assert TOKENIZER.decode(tree.completions[0]) == "yo<end><user>so?<end><assistant>so<end>"
+    assert tree.scored is not None
+    asked = [token for token, wanted in zip(tree.completions[0], tree.scored[0], strict=True) if wanted]
+    assert TOKENIZER.decode(asked) == "yo<end>so<end>"
+    assert tree.asked == len(asked)
+    # What is before the last answer is what the sampler will see.
+    assert tree.prompt + tree.completions[0][:-3] == data.prompt_ids(TOKENIZER, CONVERSATION)
+
+
+def test_a_conversation_of_one_turn_is_the_same_either_way() -> None:
+    one = data.encode_turns(TOKENIZER, ask("hi"), "yo", 64, data.Truncation())
+    assert one[:2] == data.encode(TOKENIZER, ask("hi"), ["yo"], 64, data.Truncation())[:2]
+    assert one.scored == [[True] * 3]
+
+
+def test_a_long_conversation_loses_its_beginning() -> None:
+    cuts = data.Truncation()
+    tree = data.encode_turns(TOKENIZER, CONVERSATION, "so", 8, cuts)
+    assert TOKENIZER.decode(tree.prompt + tree.completions[0]) == "so?<end><assistant>so<end>"
+    assert tree.asked == 3
+    assert cuts.prompts == 1
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_training_on_all_of_them() -> None:
+    tokenizer = build_tokenizer()
+    data.encode_turns(tokenizer, CONVERSATION, "so", 64, data.Truncation())
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("message['content']", "message['content'] | upper")
+    with pytest.raises(ConfigError, match=r"set options\.turns to last"):
+        data.encode_turns(tokenizer, CONVERSATION, "so", 64, data.Truncation())
+    data.encode(tokenizer, CONVERSATION, ["so"], 64, data.Truncation())
 
 
 def test_a_long_prompt_loses_its_beginning_once_for_all_its_completions() -> None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from trainer import data, dpo, modeling, optim, reward, sft
 from trainer.__main__ import main
 from trainer.config import ConfigError, DpoOptions, Lora, load_run
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Message, file_sha256, verify_manifest
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Demonstration, Message, file_sha256, verify_manifest
 from trainer.reward_model import load_reward, score_texts
 from trainer.stop import StopSignal
 
@@ -69,13 +69,27 @@ def test_the_first_sft_loss_is_what_transformers_computes_for_the_answers_tokens
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), build_tokenizer()
     total, count = 0.0, 0
     for row in some_demonstrations(3):
-        prompt, (completion,) = data.encode(tokenizer, row.messages, [row.completion], 512, data.Truncation())
+        prompt, (completion,), _ = data.encode(tokenizer, row.messages, [row.completion], 512, data.Truncation())
         labels = [-100] * len(prompt) + completion
         ids = torch.tensor([prompt + completion])
         total += model(input_ids=ids, labels=torch.tensor([labels])).loss.item() * len(completion)
         count += len(completion)
     (row,) = read_lines(run_dir / "metrics.jsonl")
     assert row["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_all_turns_of_a_conversation_are_learned_when_asked_for(make_run: MakeRun) -> None:
+    talk = (Message("user", "hi"), Message("assistant", "yo yo"), Message("user", "again"))
+    rows = [Demonstration("d", talk, "yo", split="train")]
+    tokens = []
+    for turns in ("last", "all"):
+        options = {"turns": turns, "optim": {**FAST, "max_steps": 1}}
+        run_dir = make_run("sft", name=turns, demonstrations=rows, options=options)
+        assert main(["sft", "--run", str(run_dir)]) == EXIT_DONE
+        tokens.append(read_lines(run_dir / "metrics.jsonl")[0])
+    last, everything = tokens
+    assert last["tokens"] == everything["tokens"]  # one reading of the conversation
+    assert last["loss"] != everything["loss"]
 
 
 def test_full_fine_tuning_trains_every_weight_and_saves_in_the_precision_of_the_run(make_run: MakeRun) -> None:

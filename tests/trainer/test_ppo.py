@@ -161,7 +161,7 @@ def test_the_kl_coefficient_adapts_to_its_target(make_run: MakeRun, letter_judge
 def some_episodes() -> ppo.Episodes:
     """Three answers of lengths 1, 4 and 2 to prompts of lengths 3, 1 and 2."""
     trees = [tree.Tree([5, 6, 7], [[1]]), tree.Tree([8], [[20, 21, 22, 1]]), tree.Tree([9, 10], [[30, 31]])]
-    answers = [rollout.Answer(ids, "stop", [0.0] * len(ids), 0.0) for _, (ids,) in trees]
+    answers = [rollout.Answer(ids, "stop", [0.0] * len(ids), 0.0) for _, (ids,), _ in trees]
     mask = torch.arange(4) < torch.tensor([[1], [4], [2]])
     return ppo.Episodes(PROMPTS[:3], trees, answers, ["", "", ""], torch.tensor([1.0, -1.0, 0.5]), mask)
 

@@ -142,7 +142,7 @@ def test_every_family_says_the_same_of_trees_as_of_each_answer_alone(
     assert len(batch.input_ids) == 2  # the twig shares a row with the second tree
     together = modeling.completion_logps(model, batch)
     expected = []
-    for prompt, completions in some_trees():
+    for prompt, completions, _ in some_trees():
         for completion in completions:
             logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0].float()
             logps = logits.log_softmax(dim=1)[len(prompt) - 1 : -1]
