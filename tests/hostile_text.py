@@ -75,7 +75,79 @@ PAYLOADS = (
     *(f"**x** <{tag} {event}='alert(1)'>y</{tag.split()[0]}>" for tag in _TAGS for event in _EVENTS),
 )
 
-_NEVER = {"iframe", "object", "embed", "base", "style", "svg", "math", "video", "audio", "marquee", "template", "x"}
+_CODE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    '" onmouseover="alert(1)',
+    '"><svg onload=alert(1)>',
+    '" class="button button-danger" style="position:fixed;inset:0" data-hx-get="/people" hx-trigger="load" x="',
+    "&lt;img src=x onerror=alert(1)&gt;",
+    "&#60;script&#62;alert(1)&#60;/script&#62;",
+    "//evil.example/x",
+    "\\sign-out",
+    "\0<b>\0",
+    "\u202e<i>\u2066",
+    "jav&#x09;ascript&colon;alert(1)",
+    "https://evil.example/</code></pre></math><script>alert(1)</script>",
+)
+_MARKDOWN = (
+    "[x](@@)",
+    "[x](<@@>)",
+    '[x](https://e.example "@@")',
+    "[@@](https://e.example)",
+    "![@@](https://e.example/p.png)",
+    "![x](@@)",
+    "[![x](@@)](@@)",
+    "[x]: @@\n\n[x] [x][] ![x][x]",
+    "<@@>",
+    "https://e.example/@@",
+    "`@@`",
+    "```@@\nx\n```",
+    "```html\n@@\n```",
+    "```math\n@@\n```",
+    "    @@",
+    "# @@",
+    "> - @@",
+    "| @@ | x |\n|:-:|--:|\n| x | @@ |",
+    "~~@@~~ **@@**",
+    "1. @@",
+    r"$\text{@@}$",
+    r"$$\text{@@}$$",
+    r"\(\href{@@}{x}\)",
+    r"\[\url{@@}\]",
+    r"$\class{@@}{x} \style{@@}{x} \htmlId{@@}{x} \htmlData{a=@@}{x}$",
+    r"$\includegraphics{@@}$",
+    r"$\color{@@}{x} \mathbf{@@} \operatorname{@@}$",
+    r"$\begin{array}{@@} a & @@ \end{array}$",
+    r"$\newcommand{\a}{@@}\a$",
+    r"$\hspace{@@} \rule{@@}{9em}$",
+    "$x @@ y$",
+)
+_MUTATIONS = tuple(
+    f"{outer}{inner}"
+    for outer in (
+        "<math><mtext><table><mglyph><style><!--</style>",
+        "<math><annotation-xml encoding=text/html><style>",
+        "<math><semantics><annotation-xml encoding='application/xhtml+xml'>",
+        "<svg></p><style><a title='</style>",
+        "<svg><desc><noscript><p title='</noscript>",
+        "<form><math><mtext></form><form><mglyph><style></math>",
+        "<math><mi//xlink:href='data:x,<script>alert(1)</script>'>",
+        "<math><maction actiontype=statusline xlink:href=javascript:alert(1)>",
+        "<math href=javascript:alert(1)><mrow href='javascript:alert(1)'>",
+        "<listing>&lt;",
+        "<xmp><p title='</xmp>",
+        "<select><template><style><a rel='</style>",
+        "<textarea><math><mi></textarea>",
+    )
+    for inner in ("<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "<a href=javascript:alert(1)>x</a>")
+)
+MARKDOWN_PAYLOADS = (*(pattern.replace("@@", code) for pattern in _MARKDOWN for code in _CODE), *_MUTATIONS)
+"""For text that is rendered: links, code, tables and formulas around whatever wants out of them."""
+
+_NEVER = {"iframe", "object", "embed", "base", "style", "svg", "video", "audio", "marquee", "template", "x"}
+_NEVER |= {"annotation-xml", "semantics", "maction", "mglyph", "malignmark", "noscript", "xmp", "listing"}
 _LINKS = ("/", "#", "http://testserver/", "https://", "http://", "mailto:")
 
 
@@ -88,6 +160,8 @@ class _Reader(HTMLParser):
         values = {name: value or "" for name, value in attrs}
         if tag in _NEVER:
             self.found.append(f"<{tag}>")
+        if tag == "math" and "alttext" not in values:
+            self.found.append("a formula that is not ours")
         if tag == "script" and not values.get("src", "").startswith("/static/"):
             self.found.append("a script that is not ours")
         if tag == "link" and not values.get("href", "").startswith("/static/"):
@@ -99,7 +173,7 @@ class _Reader(HTMLParser):
         for name, value in values.items():
             if name.startswith("on") or "hx-on" in name or name == "style" or name == "srcdoc":
                 self.found.append(f"the attribute {name}")
-            if name in ("hx-vals", "data-hx-get") or (name == "hx-get" and value == "/people"):
+            if name == "hx-vals" or name.startswith("data-hx-") or (name == "hx-get" and value == "/people"):
                 self.found.append(f"the attribute {name}={value}")
             if name in ("href", "src", "action", "formaction") and not value.startswith(_LINKS):
                 self.found.append(f"{name}={value}")

@@ -129,13 +129,18 @@ def _markdown(element: Element) -> str:
         if isinstance(child, str):
             pieces.append(child if child.strip() else " " if " " in child and "\n" not in child else "")
             continue
+        if child.tag == "math":
+            mark = "$$" if child.attributes.get("display") == "block" else "$"
+            pieces.append(f"{mark}{child.attributes.get('alttext', '')}{mark}")
+            continue
         inside = _markdown(child)
         if child.tag == "li":
             number = len([piece for piece in pieces if piece.strip()]) + 1
             mark = f"{number}." if element.tag == "ol" else "-"
             pieces.append(f"{mark} {inside.strip()}\n")
         elif child.tag in _BLOCKS:
-            heading = "#" * int(child.tag[1]) + " " if child.tag[0] == "h" and child.tag[1:].isdigit() else ""
+            level = next((int(name[-1]) for name in child.classes if name.startswith("level-")), 0)
+            heading = "#" * level + " " * bool(level)
             pieces.append(f"{heading}{inside.strip()}\n\n")
         elif child.tag == "br":
             pieces.append("\n")

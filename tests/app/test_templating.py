@@ -1,4 +1,4 @@
-"""Pages: text stays text, unknown names fail, Markdown lets through plain elements only, files are as claimed."""
+"""Pages: text stays text, unknown names fail, files are as claimed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from starlette.requests import Request
 
 from app import templating
 from app.done import DONE
-from app.templating import STATIC, environment, markdown, redirect, render_text
+from app.templating import STATIC, environment, redirect, render_text
 
 TEMPLATES = Path(templating.templates.__file__).parent
-ALLOWED = {*templating._TAGS}
 
 
 class Elements(HTMLParser):
@@ -48,31 +47,6 @@ def test_the_corpus_is_large_and_the_reader_sees_an_attack() -> None:
         "<img src=x>",
     ):
         assert became_markup(attack), attack
-
-
-def test_markdown_lets_through_plain_elements_and_web_links_only() -> None:
-    for payload in PAYLOADS:
-        html = str(markdown(payload))
-        assert became_markup(html) == [], payload
-        for tag, attributes in elements(html):
-            assert tag in ALLOWED, payload
-            assert set(attributes) <= ({"href", "rel"} if tag == "a" else set()), payload
-            if "href" in attributes:
-                assert re.match(r"(https?://|mailto:)", str(attributes["href"])), payload
-                assert attributes["rel"] == "noopener nofollow"
-
-
-def test_html_in_markdown_is_shown_as_the_text_it_is() -> None:
-    assert markdown("a <b>bold</b> claim") == "<p>a &lt;b&gt;bold&lt;/b&gt; claim</p>\n"
-
-
-def test_markdown_keeps_what_guidelines_need() -> None:
-    html = markdown(
-        "# Rules\n\n1. *Be* **kind**, see [this](https://example.org/a?b=c)\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
-    )
-    assert "<h1>Rules</h1>" in html
-    assert '<a href="https://example.org/a?b=c" rel="noopener nofollow">this</a>' in html
-    assert "<td>1</td>" in html
 
 
 def test_no_name_and_nothing_typed_becomes_markup(client: Browser, make_user: MakeUser, sign_in: SignIn) -> None:

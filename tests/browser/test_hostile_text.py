@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostile_text import PAYLOADS
+from hostile_text import MARKDOWN_PAYLOADS, PAYLOADS
 from playwright.sync_api import expect
 
 from app import db
@@ -24,9 +24,10 @@ def test_no_page_runs_what_people_and_models_have_written(
     make_user: MakeUser, open_page: OpenPage, watch: Watch, tmp_path: Path
 ) -> None:
     admin, labeler = make_user("admin", f"Ada {NAME}"), make_user("labeler", f"Noor {NAME}")
-    chunks = ["\n\n".join(PAYLOADS[start::30]) for start in range(30)]
+    texts = [text.replace("\0", "") for text in (*PAYLOADS, *MARKDOWN_PAYLOADS)]  # the database takes no NUL
+    chunks = ["\n\n".join(texts[start::30]) for start in range(30)]
     questions = {chunk: chunks[6 + place * 4 : 10 + place * 4] for place, chunk in enumerate(chunks[:6])}
-    studio = world.make_studio(admin, tmp_path, questions=questions, name=NAME, guidelines="\n\n".join(PAYLOADS))
+    studio = world.make_studio(admin, tmp_path, questions=questions, name=NAME, guidelines="\n\n".join(texts[::5]))
     with db.transaction() as session:
         project = projects.get(session, studio.project.id)
         guidelines.revise(session, project, admin, "\n\n".join(reversed(PAYLOADS)))

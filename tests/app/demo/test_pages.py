@@ -4,7 +4,7 @@ import pytest
 
 from app.demo import pages
 from app.demo.pages import PageError
-from app.templating import markdown
+from app.prose.markdown import render as markdown
 
 FORMS = """
 <form action="/work/1/next">
