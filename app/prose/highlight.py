@@ -74,10 +74,11 @@ def highlight(code: str, language: str, *, seconds: float) -> str:
     name = _LANGUAGES.get(language.lower())
     if name is None:
         return escape(code)
+    lexer = _lexer(name)  # its first use compiles it, which is not the text's doing
     end = time.thread_time() + seconds
     pieces: list[str] = []
     before: str | None = None
-    for kind, text in _lexer(name).get_tokens(code):
+    for kind, text in lexer.get_tokens(code):
         if time.thread_time() >= end:
             return escape(code)
         wanted = _class_of(kind)

@@ -16,7 +16,7 @@ CODE = 8_000
 """Characters of one code block that is highlighted."""
 CODE_LINE = 400
 """Characters of one line of it: a search for its end from each of its characters takes the square of that."""
-CODE_SECONDS = 0.1
+CODE_SECONDS = 0.25
 """Processor time for one code block."""
 CACHED = 256
 """Rendered texts kept by each process: the same answers are shown to several labelers and on several pages."""
