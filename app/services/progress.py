@@ -118,25 +118,28 @@ class Overview:
 
 @dataclass(frozen=True)
 class MyProgress:
-    """A labeler's own progress in a project. Waiting tasks are counted up to `MANY`; a day is one of UTC."""
+    """A labeler's own progress in a project. Waiting tasks are counted up to `MANY`; a day is one of UTC.
+
+    `trial` is how far a trial is, for somebody who is new to a screening project; then only its tasks wait.
+    """
 
     done_today: int
     done_total: int
     rankings_waiting: int
     demonstrations_waiting: int
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)
 class WorkLine:
     """A project on the labeler's home page, with the leases they hold in it, by kind of task.
 
-    `trial` is how far a trial is, for somebody who is new to a screening project; `refusal` is why they may not work.
+    `refusal` is why they may not work there, empty when they may.
     """
 
     project: Project
     progress: MyProgress
     held: dict[str, UUID]
-    trial: Trial | None
     refusal: str
 
 
@@ -181,7 +184,7 @@ def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
     done = session.execute(_DONE, parameters).one()
     trial = trials.of(session, session.get_one(Project, project_id), user)
     if trial is not None:
-        return MyProgress(done.today, done.total, trial.needed - trial.done, 0)
+        return MyProgress(done.today, done.total, trial.needed - trial.done, 0, trial)
     rankings, demonstrations = (
         session.execute(_WAITING, {**parameters, "kind": kind}).scalar_one() for kind in ("ranking", "demonstration")
     )
@@ -208,9 +211,8 @@ def my_work(session: Session, user: User) -> list[WorkLine]:
         standing = memberships.standing_of(session, project, user)
         if standing in ("outside", "removed") and project.id not in held:
             continue
-        mine_here = mine(session, project.id, user)
-        trial, refusal = trials.of(session, project, user), memberships.REFUSED.get(standing, "")
-        lines.append(WorkLine(project, mine_here, held.get(project.id, {}), trial, refusal))
+        refusal = memberships.REFUSED.get(standing, "")
+        lines.append(WorkLine(project, mine(session, project.id, user), held.get(project.id, {}), refusal))
     return lines
 
 

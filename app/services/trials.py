@@ -22,6 +22,8 @@ class Trial:
 
 def of(session: Session, project: Project, user: User) -> Trial | None:
     """Return how far a labeler's trial is; None when they are not on trial here."""
+    if not project.screening_tasks:  # most projects: no question to the database
+        return None
     if memberships.standing_of(session, project, user) != "screening":
         return None
     return _trial(session, project, user)

@@ -25,12 +25,10 @@ from app.services import (
     progress,
     projects,
     rankings,
-    trials,
 )
 from app.services.guidelines import Guideline
 from app.services.judgements import Fields
 from app.services.progress import MyProgress
-from app.services.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,6 @@ class OpenTask:
     fields: Fields
     guidelines: Guideline
     progress: MyProgress
-    trial: Trial | None
     waiting: int
     skip_reasons: Mapping[str, str]
     flag_reasons: Mapping[str, str]
@@ -130,7 +127,6 @@ def open_task(
         fields=filled or drafts.of(session, assignment.id),
         guidelines=_guidelines(session, assignment, stored, is_changing=is_changing),
         progress=mine,
-        trial=trials.of(session, project, user),
         waiting=mine.rankings_waiting if is_ranking else mine.demonstrations_waiting,
         skip_reasons=assignments.SKIP_REASONS,
         flag_reasons=flags.REASONS,

@@ -187,7 +187,7 @@ def test_a_poor_trial_turns_a_labeler_down_and_a_reviewer_can_decide_otherwise(w
     with db.transaction() as session:
         [line] = progress.my_work(session, ada)
         assert "a reviewer can look at it again" in line.refusal
-        assert line.trial is None
+        assert line.progress.trial is None
         memberships.set_state(session, projects.get(session, world.project_id), ada.id, world.admin, "active")
     assert take(world, ada) is not None
 
