@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import exists, func, insert, select, true
+from sqlalchemy import exists, func, insert, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -223,6 +223,15 @@ def verdict_groups(session: Session, project: Project, task_id: UUID) -> list[li
     if verdict is None:
         raise ConflictError("This task has not been adjudicated. Rank it first.")
     return verdict.groups
+
+
+def settled(session: Session, project_id: UUID) -> set[UUID]:
+    """Return the project's ranking tasks that are adjudicated, or whose disagreement may stand."""
+    return set(
+        session.scalars(
+            select(Task.id).where(Task.project_id == project_id, or_(standing.is_adjudicated(Task.id), _is_dismissed()))
+        )
+    )
 
 
 def _task(session: Session, project: Project, task_id: UUID, *, lock: bool = False) -> Task:

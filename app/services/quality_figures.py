@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.orm import Session
 
-from app.services import quality_data
+from app.services import adjudications, quality_data
 from app.services.quality_data import Numbered
 from app.services.statistics import bias, reliability
 from app.services.statistics.agreement import Agreement, agreement, disagreement, meetings, with_group, with_others
@@ -39,7 +39,7 @@ def compute(session: Session, project_id: UUID) -> Json:
     table = collected.table
     met = meetings(table, pair_values(table.ranks))
     gold_of_labeler, gold_tasks = _gold(known)
-    scores = disagreement(table, met)
+    scores, settled = disagreement(table, met), adjudications.settled(session, project_id)
     return {
         "rankings": len(table.task),
         "tasks": len(collected.tasks),
@@ -50,9 +50,9 @@ def compute(session: Session, project_id: UUID) -> Json:
         "gold": gold_tasks,
         "disagreements": [
             {"task": str(collected.tasks[place]), "score": float(scores[place])}
-            for place in np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[:MOST_DISAGREEMENTS]
-            if scores[place] > 0
-        ],
+            for place in np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")
+            if scores[place] > 0 and collected.tasks[place] not in settled
+        ][:MOST_DISAGREEMENTS],
     }
 
 

@@ -58,8 +58,8 @@ def is_set_aside(table: Any) -> ColumnElement[bool]:
 def create(session: Session, project: Project, user: User, new: NewQuarantine) -> UUID:
     """Set work aside from now on; it takes effect with the next snapshot. Raises `InvalidInputError`."""
     reason = " ".join(new.reason.split())
-    if not 1 <= len(reason) <= MAX_REASON:
-        raise InvalidInputError(f"Say why in at most {MAX_REASON} characters; whoever looks later will ask.")
+    if not 1 <= len(reason) <= MAX_REASON or not reason.isprintable():
+        raise InvalidInputError(f"Say why in at most {MAX_REASON} plain characters; whoever looks later will ask.")
     if new.user_id is None and new.starts_at is None and new.ends_at is None:
         raise InvalidInputError("Choose a labeler or a time range: a quarantine of everything would leave nothing.")
     if new.starts_at is not None and new.ends_at is not None and new.starts_at >= new.ends_at:

@@ -15,11 +15,12 @@ from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Assignment, Project, Prompt, Ranking, Task, TaskCompletion, User
-from app.services import answered, audit, standing
+from app.services import answered, audit, guidelines, standing
 
 Purpose = Literal["gold", "screening"]
 Groups = Sequence[Sequence[str]]
@@ -106,6 +107,7 @@ def create(session: Session, task_id: UUID, user: User, groups: Groups, purpose:
     else:
         session.execute(update(Task).where(Task.id == task.id).values(values))
         made = task.id
+    _keep_from(session, made, user, completions)
     audit.record(session, user, f"{purpose}.created", "task", made)
     return made
 
@@ -148,6 +150,24 @@ def _copy(session: Session, task: Task, completions: Sequence[UUID], values: Map
     )
     session.execute(update(Task).where(Task.id == task.id).values(state="closed"))
     return made
+
+
+def _keep_from(session: Session, task_id: UUID, user: User, completions: Sequence[UUID]) -> None:
+    """Let nobody be measured by their own answer: whoever gave the reference never gets the task."""
+    task = session.get_one(Task, task_id)
+    session.execute(
+        upsert(Assignment)
+        .values(
+            task_id=task_id,
+            user_id=user.id,
+            state="released",
+            shown_order=completions,
+            guideline_version_id=guidelines.current(session, task.project_id).version_id,
+            expires_at=func.clock_timestamp(),
+            finished_at=func.clock_timestamp(),
+        )
+        .on_conflict_do_nothing(index_elements=[Assignment.task_id, Assignment.user_id])
+    )
 
 
 def change(session: Session, project: Project, user: User, task_id: UUID, *, purpose: Purpose, state: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 from run_builders import completion_ids, make_project, make_prompts, make_task, make_user, rank
 from sqlalchemy import func, select
 
-from app.db import transaction
+from app.db import reading, transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Assignment, Project, Ranking, Snapshot, Task, User
-from app.services import adjudications, quality, quarantines, rankings, snapshots
+from app.services import adjudications, quality, quality_figures, quarantines, rankings, snapshots
 from app.services.adjudications import Case
 from app.services.quarantines import NewQuarantine
 from app.worker import tasks as worker
@@ -144,6 +144,9 @@ def test_a_dismissed_disagreement_is_gone_until_another_ranking_comes(split: Spl
         adjudications.dismiss(session, split.project, split.tasks[2].id, split.reviewer)
     assert queued(split, split.reviewer) == [(1, pytest.approx(1 / 3))]
     assert opened(split, split.tasks[2], split.reviewer).is_dismissed
+    with reading() as session:  # a new report does not waste its places on it
+        listed = quality_figures.compute(session, split.project.id)["disagreements"]
+        assert [entry["task"] for entry in listed] == [str(split.tasks[1].id)]
     with transaction() as session:
         cleo = make_user(session, "cleo@example.org", "labeler")
         rank(session, split.tasks[2], cleo, [[0], [1], [2]])

@@ -80,6 +80,14 @@ def test_a_task_that_nobody_has_begun_becomes_a_gold_task_itself(world: World) -
     first, *_ = tasks_of(world)
     assert make_reference(world, first) == first.id
     assert len(tasks_of(world)) == 3
+    configure(world, gold_percent=50)
+    seen = set()
+    for _ in range(40):  # whoever gave the reference is never measured by it
+        taken = take(world, world.admin)
+        if taken is not None:
+            seen.add(taken.task_id)
+            rank(taken, world.admin)
+    assert seen == {task.id for task in tasks_of(world)}
     with pytest.raises(ConflictError, match="known already"):
         make_reference(world, first)
 
