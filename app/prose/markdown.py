@@ -46,9 +46,13 @@ def as_written(text: str) -> str:
     return sanitise(f'<div class="written">{escape(text)}</div>')
 
 
+# A model's line end is a line end: in a poem, an address, steps without bullets. CommonMark would make it a space.
+_OPTIONS = {"html": False, "xhtmlOut": False, "breaks": True, "maxNesting": NESTING}
+
+
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
-    md = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False, "maxNesting": NESTING}, renderer_cls=_Renderer)
+    md = MarkdownIt("commonmark", _OPTIONS, renderer_cls=_Renderer)
     md.enable(["table", "strikethrough"])
     md.validateLink = lambda url: bool(_LINK.match(url))  # type: ignore[method-assign]
     rules.extend(md)

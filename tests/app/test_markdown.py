@@ -323,3 +323,7 @@ def test_every_text_of_the_public_data_is_rendered_within_the_allow_list() -> No
     assert everything.count("<math") >= 10
     assert everything.count("hl-k") >= 100
     assert 'class="latex"' not in everything, "every formula in it is sound, and no price is taken for one"
+
+
+def test_a_line_end_stays_a_line_end() -> None:
+    assert render("Roses are red,\nviolets are blue.").count("<br>") == 1
