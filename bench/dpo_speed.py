@@ -19,7 +19,7 @@ import torch
 from app.demo.model import ensure_model
 from app.settings import get_settings
 from bench import race
-from trainer import dpo, modeling, optim
+from trainer import dpo, modeling, optim, reference
 from trainer.config import DpoOptions, Optim
 from trainer.data import Truncation, encode
 from trainer.device import Device
@@ -62,14 +62,14 @@ def ours(model: Any, groups: list[Group]) -> race.Lap:
     """Train on four trees of two answers an update."""
     options = DpoOptions(beta=BETA, optim=Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0))
     layout = modeling.choose_layout(model.eval(), 2048, Device(torch.device("cpu"), torch.float32))
-    reference = dpo.group_logps(model, groups, layout)
+    before = reference.tree_logps(model, [group.tree for group in groups], layout)
     optimizer = optim.build(model.parameters(), options.optim)
 
     def train() -> list[float]:
         losses = []
         for step, start in enumerate(range(0, len(groups), BATCH), start=1):
             part = slice(start, start + BATCH)
-            totals, _ = dpo.backward(model, groups[part], reference[part], options, layout)
+            totals, _ = dpo.backward(model, groups[part], before[part], options, layout)
             optim.update(optimizer, totals["loss"], options.optim, step, len(groups) // BATCH)
             losses.append(totals["loss"])
         return losses

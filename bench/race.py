@@ -42,7 +42,13 @@ def in_peer_environment(module: str, *arguments: str) -> None:
         subprocess.run(install, cwd=ROOT, check=True)
         ready.touch()
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    environment = {**os.environ, **quiet, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        **quiet,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     subprocess.run([python, "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True)
 
 
@@ -71,9 +77,12 @@ def timed(trunk: torch.nn.Module, train: Callable[[], list[float]]) -> Lap:
 def race(title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: int, unit: str, count: int) -> None:
     """Run both in turns and print one line; the least of the CPU times counts, since other work only adds to them."""
     laps: dict[str, list[Lap]] = {"ours": [], "peer": []}
-    for _ in range(rounds):
-        laps["ours"].append(ours())
-        laps["peer"].append(peer())
+    for number in range(1, rounds + 1):
+        for name, run in (("ours", ours), ("peer", peer)):
+            laps[name].append(run())
+            print(
+                f"  round {number}, {name}: {laps[name][-1].cpu_seconds:.1f} CPU seconds", file=sys.stderr, flush=True
+            )
     (mine, mine_best), (theirs, theirs_best) = (
         (found[0], min(lap.cpu_seconds for lap in found)) for found in laps.values()
     )

@@ -28,7 +28,7 @@ from trainer.reward_model import RewardModel
 from trainer.tree import Tree
 
 PROMPT, ANSWER, VOCABULARY = 128, 64, 4096
-RACES = ((4, 8, 4), (9, 4, 2))  # answers, prompts, rounds
+RACES = ((4, 8, 3), (9, 4, 2))  # answers, prompts, rounds
 RATE = 1e-4
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
 SCHEMA = 1
-METHODS = ("sft", "reward", "dpo", "ppo", "evaluate", "sample")
+METHODS = ("sft", "reward", "dpo", "kto", "ppo", "evaluate", "sample")
 T = TypeVar("T")
 
 
@@ -144,6 +144,17 @@ class DpoOptions:
 
 
 @dataclass(frozen=True)
+class KtoOptions:
+    """KTO (Ethayarajh et al. 2024): answers that are acceptable or not, each by itself; `beta` as in DPO."""
+
+    beta: float = 0.1
+    optim: Optim = field(default_factory=Optim)
+
+    def __post_init__(self) -> None:
+        _require(self.beta > 0, "options.beta must be above 0.")
+
+
+@dataclass(frozen=True)
 class PpoOptions:
     """Proximal policy optimisation with a per-token KL penalty to the starting model (InstructGPT, 3.5).
 
@@ -219,12 +230,13 @@ class SampleOptions:
         _require(1 <= self.samples_per_prompt <= 64, "options.samples_per_prompt must be from 1 to 64.")
 
 
-Options = SftOptions | RewardOptions | DpoOptions | PpoOptions | EvaluateOptions | SampleOptions
+Options = SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | EvaluateOptions | SampleOptions
 
 OPTIONS: dict[str, type[Options]] = {
     "sft": SftOptions,
     "reward": RewardOptions,
     "dpo": DpoOptions,
+    "kto": KtoOptions,
     "ppo": PpoOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
@@ -236,7 +248,7 @@ class RunConfig:
     """One run. `model` is a local folder or a hub id; `max_length` counts prompt and completion tokens together."""
 
     run_id: str
-    method: Literal["sft", "reward", "dpo", "ppo", "evaluate", "sample"]
+    method: Literal["sft", "reward", "dpo", "kto", "ppo", "evaluate", "sample"]
     model: str
     options: Options
     seed: int = 0

@@ -9,7 +9,6 @@ reference.safetensors.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from trainer import checkpoint, data, modeling, optim, report
@@ -28,7 +25,8 @@ from trainer.device import Device, setup
 from trainer.layout import Layout
 from trainer.losses import cdpo_loss, dpo_loss, ipo_loss, plackett_luce_loss
 from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, canonical, read_comparisons
+from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons
+from trainer.reference import reference_logps, tree_logps
 from trainer.stop import StopSignal
 
 
@@ -54,7 +52,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 2. The model, what it says before any step, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
     layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
-    reference = reference_logps(run_dir, model, [*train, *held_out], config, layout)
+    reference = reference_logps(run_dir, model, [group.tree for group in (*train, *held_out)], config, layout)
     train_reference, held_out_reference = reference[: len(train)], reference[len(train) :]
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
@@ -183,39 +181,6 @@ def preference_loss(
     return loss, {"loss": loss.item(), "start_loss": start.item(), **numbers}
 
 
-@torch.no_grad()
-def group_logps(model: PreTrainedModel, groups: Sequence[Group], layout: Layout) -> list[torch.Tensor]:
-    """Return log pi(y | x) (K,) of each group's completions, on the CPU."""
-    logps: list[torch.Tensor] = [torch.empty(0)] * len(groups)
-    for part, batch in layout.batches([group.tree for group in groups]):
-        with layout.device.autocast():
-            values = batch.sum_by_completion(modeling.completion_logps(model, batch)).cpu()
-        sizes = [len(groups[i].tree.completions) for i in part]
-        for index, chunk in zip(part, torch.split(values, sizes), strict=True):
-            logps[index] = chunk
-    return logps
-
-
-def reference_logps(
-    run_dir: Path, model: PreTrainedModel, groups: Sequence[Group], config: RunConfig, layout: Layout
-) -> list[torch.Tensor]:
-    """Return `group_logps` of the untrained model, from the run's cache where that holds them for these very inputs."""
-    ids = [list(group.tree) for group in groups]
-    facts = [modeling.fingerprint(config.model), str(layout.device.dtype), hashlib.sha256(canonical(ids)).hexdigest()]
-    key = hashlib.sha256(canonical(facts)).hexdigest()
-    path = run_dir / "reference.safetensors"
-    sizes = [len(group.tree.completions) for group in groups]
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() == {"key": key}:
-                return list(torch.split(file.get_tensor("logps"), sizes))
-    logps = layout.repeat(partial(group_logps, model, groups, layout))
-    aside = path.with_suffix(".partial")
-    save_file({"logps": torch.cat(logps)}, aside, metadata={"key": key})
-    aside.replace(path)
-    return logps
-
-
 def check_first_loss(loss: float, expected: float, options: DpoOptions, device: Device) -> None:
     """Refuse to train when the first loss is not that of a policy equal to its reference (for plain DPO ln 2).
 
@@ -240,7 +205,7 @@ def judge(
     layout: Layout,
 ) -> dict[str, float]:
     """Return the figures of `preference_loss` on held-out groups, under `held_out_…`."""
-    logps = torch.cat(layout.repeat(partial(group_logps, model, groups, layout)))
+    logps = torch.cat(tree_logps(model, [group.tree for group in groups], layout))
     step_weight = sum(group.weight for group in groups)
     _, figures = preference_loss(logps, torch.cat(list(reference)), groups, step_weight, options)
     figures.pop("start_loss")

@@ -100,6 +100,16 @@ def ipo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 
+def kto_loss(ratios: torch.Tensor, desirable: torch.Tensor, baseline: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return 1 - v for each answer flagged good or bad by itself (Ethayarajh et al. 2024, equation 8, lambda = 1).
+
+    `ratios` (N,) are log-ratios h, `desirable` (N,) bool, `baseline` the policy's KL from its reference z0, one number
+    without a gradient. v is sigma(beta (h - z0)) of a good answer and sigma(beta (z0 - h)) of a bad one.
+    """
+    sign = torch.where(desirable, 1.0, -1.0)
+    return 1 - torch.sigmoid(beta * sign * (ratios - baseline))
+
+
 # --- PPO (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019). N answers, T positions; float32. -----------
 
 

@@ -28,6 +28,15 @@ class Ranking(NamedTuple):
     strengths: tuple[int, ...]  # of each boundary between neighbours among `levels` and `rest`; 0 where nobody said
     weight: float
     labeler: str
+    acceptable: int | None = None  # how many of `levels`, from the best, are acceptable
+
+    def flags(self) -> list[tuple[int, bool]]:
+        """Return (answer, whether it is acceptable) of every answer; nothing where the labeler drew no line."""
+        if self.acceptable is None:
+            return []
+        good = [index for level in self.levels[: self.acceptable] for index in level]
+        bad = [*(index for level in self.levels[self.acceptable :] for index in level), *self.rest]
+        return [(index, True) for index in good] + [(index, False) for index in bad]
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """Return every (better, worse, strength); over several boundaries strengths add up."""
@@ -83,27 +92,30 @@ def group_comparisons(
     truncation: Truncation,
     *,
     ties: bool = False,
+    flags: bool = False,
 ) -> list[Group]:
     """Gather the rankings of the same completions of the same prompt, and encode each completion once.
 
     Answers that no pair names are not encoded; prompts without any pair are left out. With `ties` a tie counts as much
-    as a preference.
+    as a preference; with `flags` so does a line between acceptable answers and others, and nothing else does.
     """
     gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
-        if comparison.weight > 0 and _named(comparison, ties):
+        if comparison.weight > 0 and _named(comparison, ties, flags):
             gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
     groups = []
     for (messages, completions), rows in gathered.items():
-        used = sorted(set().union(*(_named(row, ties) for row in rows)))
+        used = sorted(set().union(*(_named(row, ties, flags) for row in rows)))
         place = {index: position for position, index in enumerate(used)}
         tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
         groups.append(Group(messages, tree, tuple(_ranking(row, place) for row in rows)))
     return groups
 
 
-def _named(comparison: Comparison, ties: bool) -> set[int]:
+def _named(comparison: Comparison, ties: bool, flags: bool) -> set[int]:
     """Return the answers that a ranking says something about."""
+    if flags:
+        return set() if comparison.acceptable is None else set(range(len(comparison.completions)))
     named = {index for pair in comparison.pairs() for index in pair}
     return named | {index for group in comparison.ranking if ties and len(group) > 1 for index in group}
 
@@ -111,9 +123,9 @@ def _named(comparison: Comparison, ties: bool) -> set[int]:
 def _ranking(comparison: Comparison, place: dict[int, int]) -> Ranking:
     ranked = {index for group in comparison.ranking for index in group}
     levels = tuple(tuple(place[index] for index in group) for group in comparison.ranking)
-    rest = tuple(place[index] for index in sorted({worse for _, worse in comparison.pairs()} - ranked))
+    rest = tuple(place[index] for index in range(len(comparison.completions)) if index in place and index not in ranked)
     said = [strength or 0 for strength in comparison.strengths or (0,) * (len(levels) - 1)]
-    return Ranking(levels, rest, (*said, 0), comparison.weight, comparison.labeler)
+    return Ranking(levels, rest, (*said, 0), comparison.weight, comparison.labeler, comparison.acceptable)
 
 
 # Tensors. Completions are numbered over all the groups given, in their order. The weights of all parts of a step add
@@ -169,6 +181,36 @@ def pair_tensors(groups: Sequence[Group], step_weight: float, device: torch.devi
         torch.tensor(strengths, device=device),
         torch.tensor(tied, dtype=torch.bool, device=device),
         torch.tensor(owners, dtype=torch.long, device=device),
+    )
+
+
+class Flags(NamedTuple):
+    """F flags of single completions, each of one labeler."""
+
+    flagged: torch.Tensor  # (F,) int64
+    acceptable: torch.Tensor  # (F,) bool
+    weights: torch.Tensor  # (F,)
+
+
+def flag_tensors(groups: Sequence[Group], step_weight: float, device: torch.device) -> Flags:
+    """Return all flags of some groups."""
+    flagged: list[int] = []
+    acceptable: list[bool] = []
+    weights: list[float] = []
+    owners: list[int] = []
+    first = 0
+    for owner, group in enumerate(groups):
+        for ranking in group.rankings:
+            for index, good in ranking.flags():
+                flagged.append(first + index)
+                acceptable.append(good)
+                weights.append(ranking.weight)
+                owners.append(owner)
+        first += len(group.tree.completions)
+    return Flags(
+        torch.tensor(flagged, device=device),
+        torch.tensor(acceptable, device=device),
+        _share(groups, weights, owners, step_weight).to(device),
     )
 
 

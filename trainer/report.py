@@ -69,6 +69,7 @@ PLOTS: dict[str, tuple[Plot, ...]] = {
         MARGIN,
         Plot("logps", "Log-probability of the answers", ("chosen_logp", "rejected_logp"), "log-probability (nats)"),
     ),
+    "kto": (LOSS, ACCURACY, MARGIN),
     "ppo": (
         Plot("reward", "Reward of the rollouts", ("reward", "objective"), "reward (normalised)", x_label="iteration"),
         Plot("kl", "KL to the reference", ("kl",), "KL (nats a sequence)", x_label="iteration"),

@@ -58,6 +58,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             started = time.perf_counter()
             step_trees, step_weights = [trees[i] for i in items], [train[i].weight for i in items]
             loss, tokens = layout.repeat(partial(backward, model, step_trees, step_weights, layout), optimizer)
+            if step == 1:
+                optim.check_gradients(model)
             rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
 
             # 4. Tell, watch, save.

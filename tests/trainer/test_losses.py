@@ -10,6 +10,7 @@ from trainer.losses import (
     davidson_loss,
     dpo_loss,
     ipo_loss,
+    kto_loss,
     pairwise_reward_loss,
     plackett_luce_loss,
     prompt_mean_weights,
@@ -135,3 +136,17 @@ def test_ipo_loss_asks_for_a_gap_of_half_of_one_over_beta() -> None:
     # beta 0.1 asks for 5 nats: a gap of 3 costs 4, a gap of 5 nothing, none at all 25.
     losses = ipo_loss(torch.tensor([2.0, 4.0, 0.0]), torch.tensor([-1.0, -1.0, 0.0]), beta=0.1)
     torch.testing.assert_close(losses, torch.tensor([4.0, 0.0, 25.0]))
+
+
+def test_kto_loss_of_a_good_and_a_bad_answer_by_hand() -> None:
+    # beta 0.5, z0 = 1: a good answer at h = 3 is worth sigma(1) = 0.7310586, a bad one at h = -3 sigma(2) = 0.8807971.
+    losses = kto_loss(torch.tensor([3.0, -3.0]), torch.tensor([True, False]), torch.tensor(1.0), beta=0.5)
+    torch.testing.assert_close(losses, torch.tensor([1 - 0.7310586, 1 - 0.8807971]), rtol=1e-5, atol=0)
+
+
+def test_kto_loss_where_the_policy_is_its_reference_is_one_half_with_gradient_beta_over_4() -> None:
+    ratios = torch.zeros(2, requires_grad=True)
+    losses = kto_loss(ratios, torch.tensor([True, False]), torch.tensor(0.0), beta=0.2)
+    losses.sum().backward()
+    assert losses.tolist() == [0.5, 0.5]
+    torch.testing.assert_close(ratios.grad, torch.tensor([-0.05, 0.05]))

@@ -17,10 +17,19 @@ from builders import ask, build_tokenizer, read_lines, some_comparisons, some_de
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import data, dpo, modeling, optim, reward, sft
+from trainer import data, dpo, kto, modeling, optim, reward, sft
 from trainer.__main__ import main
 from trainer.config import ConfigError, DpoOptions, Lora, load_run
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Demonstration, Message, file_sha256, verify_manifest
+from trainer.records import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_STOPPED,
+    Comparison,
+    Demonstration,
+    Message,
+    file_sha256,
+    verify_manifest,
+)
 from trainer.reward_model import load_reward, score_texts
 from trainer.stop import StopSignal
 
@@ -29,6 +38,7 @@ DATA = {
     "sft": {"demonstrations": some_demonstrations(8, 4)},
     "reward": {"comparisons": some_comparisons(8, 2), "demonstrations": some_demonstrations(3)},
     "dpo": {"comparisons": some_comparisons(8, 2)},
+    "kto": {"comparisons": [dataclasses.replace(row, acceptable=1) for row in some_comparisons(8, 2)]},
 }
 
 
@@ -225,6 +235,25 @@ def test_dpo_computes_its_reference_once_and_again_when_the_cache_is_of_other_in
     assert file_sha256(other / "reference.safetensors") != cached
 
 
+def test_kto_starts_at_one_half_and_tells_acceptable_answers_from_others(make_run: MakeRun) -> None:
+    options = {"optim": {**FAST, "tokens_per_forward": 64}}  # a forward a prompt, one baseline for all
+    run_dir = make_run("kto", **DATA["kto"], lora={"rank": 4}, options=options)
+    assert main(["kto", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["accuracy"] > 0.8
+    assert summary_of(run_dir)["held_out_margin"] > 0
+
+
+def test_kto_without_a_line_between_good_and_bad_is_one_sentence(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run("kto", comparisons=some_comparisons(4))
+    assert main(["kto", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert "says which answers are acceptable" in capsys.readouterr().err
+
+
 def test_dpo_refuses_to_start_from_another_model_than_its_reference() -> None:
     device, options = dpo.Device(torch.device("cpu"), torch.float32), DpoOptions()
     dpo.check_first_loss(math.log(2), math.log(2), options, device)
@@ -262,14 +291,14 @@ def assert_same(run_dir: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])
-@pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "reward", "dpo", "kto"])
 def test_a_run_stopped_twice_ends_as_an_uninterrupted_one(make_run: MakeRun, method: str, adapters: Any) -> None:
     settings = {**DATA[method], "lora": adapters, "options": {"optim": FAST}, "checkpoint_steps": 5}
     whole = make_run(method, name="whole", **settings)
     assert main([method, "--run", str(whole)]) == EXIT_DONE
 
     run_dir = make_run(method, name="stopped", **settings)
-    module = {"sft": sft, "reward": reward, "dpo": dpo}[method]
+    module = {"sft": sft, "reward": reward, "dpo": dpo, "kto": kto}[method]
     config = load_run(run_dir)
     assert module.run(run_dir, config, StopAfter(run_dir, 3)) == EXIT_STOPPED
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_000003"]

@@ -5,7 +5,7 @@ import torch
 from builders import ask, build_tokenizer
 
 from trainer.data import Truncation
-from trainer.rankings import choice_tensors, group_comparisons, pair_tensors
+from trainer.rankings import choice_tensors, flag_tensors, group_comparisons, pair_tensors
 from trainer.records import Comparison
 
 TOKENIZER = build_tokenizer()
@@ -102,3 +102,21 @@ def test_a_ranking_of_ties_alone_says_something_only_to_a_loss_of_ties() -> None
     assert group_comparisons(TOKENIZER, tie, 64, Truncation()) == []
     (group,) = group_comparisons(TOKENIZER, tie, 64, Truncation(), ties=True)
     assert len(group.tree.completions) == 3
+
+
+def test_flags_part_the_acceptable_from_the_rest_and_need_no_preference() -> None:
+    cpu = torch.device("cpu")
+    line = Comparison("c", ask("which"), ("a", "b", "c"), ((2,), (0,)), acceptable=1)
+    both_bad = Comparison("d", ask("other"), ("a", "b"), ((0, 1),), acceptable=0)
+    silent = rank(((0,), (1,), (2,)))
+    groups = group_comparisons(TOKENIZER, [line, both_bad, silent], 64, Truncation(), flags=True)
+    assert [len(group.tree.completions) for group in groups] == [3, 2]
+    flags = flag_tensors(groups, 2.0, cpu)
+    assert list(zip(flags.flagged.tolist(), flags.acceptable.tolist(), strict=True)) == [
+        (2, True),
+        (0, False),
+        (1, False),
+        (3, False),
+        (4, False),
+    ]
+    torch.testing.assert_close(flags.weights, torch.tensor([1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4]))

@@ -1,0 +1,216 @@
+"""KTO: the policy from answers that labelers found acceptable or not, each by itself (Ethayarajh et al. 2024).
+
+    python -m trainer kto --run DIR
+
+Reads data/comparisons.jsonl (train split), of which only the line between acceptable answers and others is used,
+watches the held-out split, and leaves a whole model in final/. What counts is how much likelier an answer became than
+the policy moved as a whole; that is measured on strangers, the first answer of the next prompt after each prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from trainer import checkpoint, data, modeling, optim, report
+from trainer.config import ConfigError, KtoOptions, RunConfig
+from trainer.device import setup
+from trainer.layout import Layout
+from trainer.losses import kto_loss
+from trainer.rankings import Group, flag_tensors, group_comparisons
+from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons
+from trainer.reference import reference_logps, tree_logps
+from trainer.stop import StopSignal
+from trainer.tree import Tree
+
+
+class Flagged(NamedTuple):
+    """Groups with what the reference says of their answers, and of each prompt's stranger."""
+
+    groups: list[Group]
+    reference: list[torch.Tensor]
+    strangers: list[Tree]
+    stranger_reference: list[torch.Tensor]
+
+    def part(self, items: Sequence[int]) -> Flagged:
+        """Return some of it."""
+        return Flagged(
+            [self.groups[i] for i in items],
+            [self.reference[i] for i in items],
+            [self.strangers[i] for i in items],
+            [self.stranger_reference[i] for i in items],
+        )
+
+
+def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
+    """Train, and return the exit code."""
+    options = cast("KtoOptions", config.options)
+
+    # 1. The data, before anything slow.
+    comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
+    if not any(row.split == "train" and row.weight > 0 and row.acceptable is not None for row in comparisons):
+        raise ConfigError(
+            "data/comparisons.jsonl has no ranking in the train split that says which answers are acceptable; "
+            "collect rankings with a line between acceptable answers and others."
+        )
+    device = setup(config)
+    tokenizer = modeling.load_tokenizer(config.model)
+    truncation = data.Truncation()
+    sides = [
+        group_comparisons(
+            tokenizer, [row for row in comparisons if row.split == split], config.max_length, truncation, flags=True
+        )
+        for split in ("train", "held_out")
+    ]
+
+    # 2. The model, what it says before any step, and where an earlier attempt left it.
+    model = modeling.load_trainable(config, device)
+    layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
+    train, held_out = prepare(run_dir, model, sides, config, layout)
+    optimizer = optim.build(model.parameters(), options.optim)
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    layout.resume(counters)
+
+    # 3. Train.
+    steps = data.plan(len(train.groups), options.optim, config.seed)
+    each = data.steps_per_epoch(len(train.groups), options.optim)
+    with MetricsFile(run_dir) as metrics:
+        for step, items in enumerate(steps[done:], start=done + 1):
+            started = time.perf_counter()
+            here = train.part(items)
+            # The baseline is the whole step's, however it is split into forwards.
+            baseline = movement(model, here, layout)
+            totals, tokens = layout.repeat(partial(backward, model, here, baseline, options, layout), optimizer)
+            if step == 1:
+                check_first_loss(totals["loss"], device.dtype)
+                optim.check_gradients(model)
+            rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
+
+            # 4. Tell, watch, save.
+            watched: dict[str, float] = {}
+            if held_out.groups and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+                watched = judge(model, held_out, options, layout)
+            metrics.write(
+                step,
+                total_steps=len(steps),
+                epoch=step / each,
+                **totals,
+                kl=baseline,
+                **watched,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
+                peak_memory_mb=device.peak_memory_mb(),
+            )
+            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
+            if stop.requested:
+                return EXIT_STOPPED
+
+    # 5. Judge what will be saved: the merged model in the precision of the run.
+    model = modeling.cast_weights(modeling.merge_lora(model), device.dtype)
+    summary: dict[str, object] = {
+        "headline": f"KTO on {len(train.groups)} prompts, with no held-out flags to judge it by.",
+        "train_prompts": len(train.groups),
+        "held_out_prompts": len(held_out.groups),
+        "truncated_prompts": truncation.prompts,
+        "truncated_completions": truncation.completions,
+        "chat_template_sha256": data.template_hash(tokenizer),
+    }
+    if held_out.groups:
+        summary |= judge(model, held_out, options, layout)
+        summary["headline"] = (
+            f"On the answers to {len(held_out.groups)} held-out prompts KTO's implicit reward agrees with what the "
+            f"labelers found acceptable in {summary['held_out_accuracy']:.1%}."
+        )
+
+    # 6. Save and report.
+    checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype))
+    report.write(run_dir, config, summary)
+    return EXIT_DONE
+
+
+def prepare(
+    run_dir: Path, model: PreTrainedModel, sides: Sequence[list[Group]], config: RunConfig, layout: Layout
+) -> list[Flagged]:
+    """Return each side with its strangers and what the reference says of both."""
+    trees: list[Tree] = []
+    for groups in sides:
+        trees += [group.tree for group in groups]
+        following = [*groups[1:], *groups[:1]]
+        trees += [
+            Tree(group.tree.prompt, [other.tree.completions[0]]) for group, other in zip(groups, following, strict=True)
+        ]
+    logps = reference_logps(run_dir, model, trees, config, layout)
+    found = []
+    for groups in sides:
+        count = len(groups)
+        found.append(Flagged(groups, logps[:count], trees[count : 2 * count], logps[count : 2 * count]))
+        trees, logps = trees[2 * count :], logps[2 * count :]
+    return found
+
+
+def movement(model: PreTrainedModel, here: Flagged, layout: Layout) -> float:
+    """Return z0, the mean log-ratio (nats) of answers to other prompts, or 0 where it is below: the policy's KL."""
+    ratios = torch.cat(tree_logps(model, here.strangers, layout)) - torch.cat(here.stranger_reference)
+    return max(0.0, ratios.mean().item())
+
+
+def backward(
+    model: PreTrainedModel, here: Flagged, baseline: float, options: KtoOptions, layout: Layout
+) -> tuple[dict[str, float], int]:
+    """Add the gradients of one step and return its figures and the tokens forwarded."""
+    step_weight = sum(group.weight for group in here.groups)
+    totals: dict[str, float] = {}
+    tokens = 0
+    for part, batch in layout.batches([group.tree for group in here.groups]):
+        with layout.device.autocast():
+            logps = batch.sum_by_completion(modeling.completion_logps(model, batch))
+        ratios = logps - torch.cat([here.reference[i] for i in part]).to(logps.device)
+        loss, figures = flag_loss(ratios, [here.groups[i] for i in part], step_weight, baseline, options)
+        torch.autograd.backward(loss)
+        totals = {key: totals.get(key, 0.0) + value for key, value in figures.items()}
+        tokens += batch.tokens
+    return totals, tokens
+
+
+def flag_loss(
+    ratios: torch.Tensor, groups: Sequence[Group], step_weight: float, baseline: float, options: KtoOptions
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss, and it with accuracy and margin as numbers, of log-ratios (N,) of all the groups' answers."""
+    flags = flag_tensors(groups, step_weight, ratios.device)
+    flagged = ratios[flags.flagged]
+    losses = kto_loss(flagged, flags.acceptable, torch.tensor(baseline, device=ratios.device), options.beta)
+    distance = options.beta * (flagged.detach() - baseline) * torch.where(flags.acceptable, 1.0, -1.0)
+    loss = (flags.weights * losses).sum()
+    figures = {
+        "loss": loss.item(),
+        "accuracy": (flags.weights * (distance > 0)).sum().item(),
+        "margin": (flags.weights * distance).sum().item(),
+    }
+    return loss, figures
+
+
+def check_first_loss(loss: float, dtype: torch.dtype) -> None:
+    """Refuse to train when the first loss is not 1/2: then the policy does not start as its reference."""
+    if abs(loss - 0.5) > (0.05 if dtype is torch.bfloat16 else 1e-4):
+        raise ConfigError(
+            f"The first KTO loss is {loss:.4f}, not 0.5: the policy does not start as its reference, "
+            "so its implicit rewards would mean nothing."
+        )
+
+
+def judge(model: PreTrainedModel, here: Flagged, options: KtoOptions, layout: Layout) -> dict[str, float]:
+    """Return the figures of `flag_loss` on held-out groups, under `held_out_…`."""
+    logps = torch.cat(tree_logps(model, [group.tree for group in here.groups], layout))
+    step_weight = sum(group.weight for group in here.groups)
+    baseline = movement(model, here, layout)
+    _, figures = flag_loss(logps - torch.cat(here.reference), here.groups, step_weight, baseline, options)
+    return {f"held_out_{key}": value for key, value in figures.items()}
