@@ -6,11 +6,46 @@ host already uses: `DATABASE_URL` and `REDIS_URL`. What these two do not name, `
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOCAL_ENDPOINT = "local"
+"""The name of the model server that `plackett up` starts; an operator's endpoint cannot have it."""
+
+
+class Endpoint(BaseModel):
+    """An OpenAI-compatible server that the operator allows: where it is, and the key it wants, if any.
+
+    The key stands here or, better, in the environment variable that `api_key_env` names. It goes to this address only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    api_key_env: str | None = None
+    api_key: SecretStr | None = None
+    models: tuple[str, ...] | None = Field(default=None, description="the models that may be used; default: any")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an endpoint's base_url is an address such as https://models.example.org/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("an endpoint's base_url holds no user, password, query or fragment")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Endpoint:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ValueError("give an endpoint api_key or api_key_env, not both")
+        return self
 
 
 class Settings(BaseSettings):
@@ -43,6 +78,34 @@ class Settings(BaseSettings):
     run_wall_seconds: float = Field(default=7 * 86400.0, description="an attempt that lasts longer fails for good")
     cancel_grace_seconds: float = 60.0
     trainer_device: str = Field(default="auto", description="auto, cpu or cuda; handed to the trainer")
+    endpoints: dict[str, Endpoint] = Field(
+        default={}, description="servers of models for live chat, as JSON: name → base_url, api_key_env, models"
+    )
+    model_server: bool = Field(default=True, description="whether `plackett up` serves the registry's models for chat")
+    model_server_url: str | None = Field(default=None, description="set by `plackett up` for the processes it starts")
+    model_server_key: SecretStr | None = Field(default=None, description="as above")
+    model_server_models: int = Field(default=2, ge=1, description="how many models the local server keeps in memory")
+    chat_streams: int = Field(default=16, ge=1, description="answers that one web process receives at the same time")
+    chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
+    chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")
+
+    @field_validator("endpoints")
+    @classmethod
+    def _endpoints_have_plain_names(cls, value: dict[str, Endpoint]) -> dict[str, Endpoint]:
+        for name in value:
+            if name == LOCAL_ENDPOINT or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
+                raise ValueError(
+                    f"an endpoint's name is lower-case letters, digits and dashes, and not {LOCAL_ENDPOINT!r}"
+                )
+        return value
+
+    @property
+    def allowed_endpoints(self) -> dict[str, Endpoint]:
+        """The operator's endpoints and, where there is one, the local model server."""
+        if self.model_server_url is None:
+            return self.endpoints
+        local = Endpoint(base_url=self.model_server_url, api_key=self.model_server_key)
+        return {LOCAL_ENDPOINT: local, **self.endpoints}
 
     @property
     def runs_dir(self) -> Path:

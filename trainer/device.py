@@ -33,8 +33,8 @@ class Device(NamedTuple):
 
 def setup(config: RunConfig) -> Device:
     """Choose device and precision, seed Python, NumPy and torch, and ask the CPU for deterministic algorithms."""
-    device = _choose_device(config.device)
-    dtype = _choose_dtype(config.precision, device)
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device)
     random.seed(config.seed)
     np.random.seed(config.seed)  # a library may draw from the global generator
     torch.manual_seed(config.seed)
@@ -43,7 +43,8 @@ def setup(config: RunConfig) -> Device:
     return Device(device, dtype)
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; `auto` is a GPU where there is one. Raises `ConfigError` if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -55,7 +56,7 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return bfloat16 where its products are fast: CUDA from Ampere on, and CPUs with AMX or AVX-512 BF16."""
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32

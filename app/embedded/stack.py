@@ -3,8 +3,9 @@
     with Stack(get_settings(), port=0) as stack:
         print(stack.url, stack.database_url)
 
-Start order: PostgreSQL, Redis, migrations, web, workers, beat. Stop order: web, beat, workers, Redis, PostgreSQL. A
-process that dies is reported and started again, each time after a longer pause; one that keeps dying ends the stack.
+Start order: PostgreSQL, Redis, migrations, model server, web, workers, beat. Stop order: web, beat, workers and model
+server, Redis, PostgreSQL. A process that dies is reported and started again, each time after a longer pause; one that
+keeps dying ends the stack, except the model server, without which all but live chat goes on.
 Every child gets a signal from the kernel when the thread that started it ends, so enter the stack from a thread that
 outlives it; the next start ends whatever was left over all the same.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -42,11 +44,13 @@ POLL_SECONDS = 0.2
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 STEADY_SECONDS = 60.0  # a process that has run so long is healthy: its next death counts as the first
 DEATHS_IN_A_ROW = 5
+HIDDEN = ("DATABASE_URL", "REDIS_URL", "PLACKETT_")
 
 
 class Part(StrEnum):
     """Our own processes. The two servers are no choice: they are started where the settings do not name them."""
 
+    MODELS = "models"
     WEB = "web"
     WORKER = "worker"
     GPU_WORKER = "gpu-worker"
@@ -60,6 +64,7 @@ class _Watched:
     name: str
     start: Callable[[], None]
     process: Callable[[], ChildProcess | None]
+    vital: bool = True
     deaths: int = 0
     started_at: float = 0.0
     due_at: float | None = None  # when to start it again; None while it runs
@@ -90,6 +95,7 @@ class Stack:
         self._database_url = settings.database_url
         self._redis_url = settings.redis_url
         self._socket: socket.socket | None = None
+        self._models: dict[str, str] = {}
         self._url: str | None = None
         self._resources = contextlib.ExitStack()
         self._watched: list[_Watched] = []
@@ -118,7 +124,8 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that lead a child process, or this one, to this stack."""
-        return {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "PLACKETT_VAR": str(self._var)}
+        found = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "PLACKETT_VAR": str(self._var)}
+        return found | self._models
 
     @property
     def processes(self) -> dict[str, int]:
@@ -148,6 +155,8 @@ class Stack:
         self._start_redis()
         migrate_to_newest(self.database_url)
         self._report("The database has the newest schema.")
+        if Part.MODELS in self._parts and self._settings.model_server:
+            self._start_models()
         self._resources.callback(self._state_file.unlink, missing_ok=True)
         write_private(self._state_file, json.dumps({"url": self._url, **self.environment}))
         self._start_own()
@@ -176,6 +185,34 @@ class Stack:
         self._add("redis", server.start, lambda: server.process)
         self._redis_url = server.url
         self._report("Redis is ready.")
+
+    def _start_models(self) -> None:
+        """Start the model server. Its address and key are known before it, so the others need not wait for it."""
+        bound = self._resources.enter_context(web.bind("127.0.0.1", 0))
+        key = secrets.token_urlsafe(32)
+        self._models = {
+            "PLACKETT_MODEL_SERVER_URL": f"{web.address_of(bound)}/v1",
+            "PLACKETT_MODEL_SERVER_KEY": key,
+        }
+        options = ["--device", self._settings.trainer_device, "--models", str(self._settings.model_server_models)]
+        child = ChildProcess(
+            Part.MODELS,
+            [
+                *launch_prefix(None, "TERM"),
+                *(sys.executable, "-m", "trainer.serve", "--fd", str(bound.fileno())),
+                *options,
+            ],
+            log=self._var / "log" / f"{Part.MODELS}.log",
+            # As the trainer it needs neither the database nor the broker, so it is not told how to reach them.
+            environment={
+                **{name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)},
+                "PLACKETT_MODEL_SERVER_KEY": key,
+                "PYTHONUNBUFFERED": "1",
+            },
+            descriptors=[bound.fileno()],
+        )
+        self._add(Part.MODELS, child.start, lambda: child, vital=False)
+        self._report("The model server has started; it loads a model when a chat first needs it.")
 
     def _start_own(self) -> None:
         if self._socket is not None:
@@ -210,9 +247,11 @@ class Stack:
             descriptors=descriptors,
         )
 
-    def _add(self, name: str, start: Callable[[], None], process: Callable[[], ChildProcess | None]) -> None:
+    def _add(
+        self, name: str, start: Callable[[], None], process: Callable[[], ChildProcess | None], *, vital: bool = True
+    ) -> None:
         """Start a process and watch it from now on."""
-        watched = _Watched(name, start, process)
+        watched = _Watched(name, start, process, vital)
         self._watched.append(watched)
         self._launch(watched)
 
@@ -271,7 +310,7 @@ class Stack:
     def _count_death(self, watched: _Watched, reason: str) -> None:
         watched.deaths += 1
         log = self._var / "log" / f"{watched.name}.log"
-        if watched.deaths >= DEATHS_IN_A_ROW:
+        if watched.vital and watched.deaths >= DEATHS_IN_A_ROW:
             self.failure = f"{watched.name} stopped {watched.deaths} times in a row ({reason}): see {log}."
             self._ended.set()
             return
@@ -290,7 +329,7 @@ class Stack:
             children = {watched.name: process for watched in self._watched if (process := watched.process())}
         if self._socket is not None:
             self._socket.close()  # new connections are refused from here on; those accepted are still answered
-        for group in ((Part.WEB,), (Part.BEAT,), (Part.WORKER, Part.GPU_WORKER)):
+        for group in ((Part.WEB,), (Part.BEAT,), (Part.WORKER, Part.GPU_WORKER, Part.MODELS)):
             asked = [children[part] for part in group if part in children]
             for process in asked:
                 process.ask_to_stop()

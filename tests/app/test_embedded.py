@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 import redis
@@ -343,3 +344,28 @@ def test_a_folder_nobody_can_be_let_into_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_PASSING_CAPABILITIES", ())
     with pytest.raises(PlackettError, match=r"who cannot reach .*set PLACKETT_VAR"):
         identity.reaching_prefix(identity.server_user(), "INT", [tmp_path])
+
+
+# The model server
+
+
+def test_the_model_server_is_found_with_its_key_and_is_started_again_when_it_dies(var):
+    told = []
+    with Stack(Settings(var=var), parts=[Part.MODELS], report=told.append) as stack:
+        address, key = (stack.environment[f"PLACKETT_MODEL_SERVER_{name}"] for name in ("URL", "KEY"))
+        assert address.startswith("http://127.0.0.1:")
+        assert running_stack(var)["PLACKETT_MODEL_SERVER_URL"] == address
+        headers = {"Authorization": f"Bearer {key}"}
+        # The socket is the supervisor's: a request waits in it while the process starts, and while it is replaced.
+        assert httpx.get(f"{address}/models", headers=headers, timeout=60).json()["data"] == []
+        assert httpx.get(f"{address}/models", timeout=60).status_code == 401
+        os.kill(stack.processes["models"], signal.SIGKILL)
+        assert not stack.wait(0.5)
+        assert httpx.get(f"{address}/models", headers=headers, timeout=60).status_code == 200
+        assert any("models stopped unexpectedly" in sentence for sentence in told)
+
+
+def test_the_model_server_can_be_left_out(var):
+    with Stack(Settings(var=var, model_server=False), parts=[Part.MODELS]) as stack:
+        assert "models" not in stack.processes
+        assert not any(name.startswith("PLACKETT_MODEL") for name in stack.environment)
