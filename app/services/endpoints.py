@@ -234,6 +234,8 @@ def _read(data: bytes) -> tuple[str, str | None]:
     except (ValueError, RecursionError):
         raise EndpointError(Failure.UNREADABLE) from None
     choices = event.get("choices") if isinstance(event, dict) else None
+    if isinstance(event, dict) and "error" in event and choices is None:
+        raise EndpointError(Failure.BROKEN)
     if not isinstance(choices, list):
         raise EndpointError(Failure.UNREADABLE)
     if not choices:
