@@ -224,14 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bound = socket.create_server(("127.0.0.1", options.port))
     else:
         bound = socket.socket(fileno=options.fd)
-    engine = Engine(options.device, max(1, options.models))
-    service = Service(engine, os.environ.get("PLACKETT_MODEL_SERVER_KEY", ""))
+    service = Service(Engine(options.device, max(1, options.models)), os.environ.get("PLACKETT_MODEL_SERVER_KEY", ""))
     config = uvicorn.Config(
         service.application(), access_log=False, server_header=False, timeout_graceful_shutdown=5, lifespan="off"
     )
     server = uvicorn.Server(config)
-    server.run(sockets=[bound])
-    engine.close()
+    server.run(sockets=[bound])  # after a signal uvicorn raises it again, so what follows is for a failed start
     return 0 if server.started else 1
 
 

@@ -189,6 +189,7 @@ class Stack:
     def _start_models(self) -> None:
         """Start the model server. Its address and key are known before it, so the others need not wait for it."""
         bound = self._resources.enter_context(web.bind("127.0.0.1", 0))
+        bound.listen()  # who asks before it is up waits, instead of being refused
         key = secrets.token_urlsafe(32)
         self._models = {
             "PLACKETT_MODEL_SERVER_URL": f"{web.address_of(bound)}/v1",

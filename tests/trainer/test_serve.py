@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -15,6 +17,10 @@ import torch
 from builders import build_tokenizer
 from starlette.testclient import TestClient
 
+from app.embedded import web
+from app.embedded.process import ChildProcess
+from app.services import endpoints
+from app.settings import get_settings
 from trainer import modeling, rollout, streaming
 from trainer.config import ConfigError, Sampling
 from trainer.data import prompt_ids
@@ -170,6 +176,42 @@ def test_a_conversation_without_room_for_an_answer_says_so(tiny_model: str) -> N
     served = streaming.load(tiny_model, "cpu")
     with pytest.raises(ConfigError, match="the model has 512 positions"):
         next(streaming.answer(served, (Message("user", "a" * 600),), SHORT, 0))
+
+
+def test_the_program_answers_the_apps_own_client_on_the_loopback_address_only(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = web.bind("127.0.0.1", 0)
+    bound.listen()
+    monkeypatch.setenv("PLACKETT_MODEL_SERVER_URL", f"{web.address_of(bound)}/v1")
+    monkeypatch.setenv("PLACKETT_MODEL_SERVER_KEY", "secret")
+    get_settings.cache_clear()
+    server = ChildProcess(
+        "models",
+        [sys.executable, "-m", "trainer.serve", "--fd", str(bound.fileno()), "--device", "cpu"],
+        log=tmp_path / "log",
+        environment={**os.environ},
+        descriptors=[bound.fileno()],
+    )
+    server.start()
+
+    async def ask(model: str) -> list[endpoints.Piece]:
+        question = endpoints.Question("local", model, [{"role": "user", "content": "say red"}], 1.0, 16)
+        return [piece async for piece in endpoints.ask(question)]
+
+    try:
+        pieces = asyncio.run(ask(tiny_model))
+        assert pieces[-1].finish_reason in ("stop", "length")
+        with pytest.raises(endpoints.EndpointError, match="unsuitable"):
+            asyncio.run(ask("/nowhere/at/all"))
+        monkeypatch.setenv("PLACKETT_MODEL_SERVER_KEY", "wrong")
+        get_settings.cache_clear()
+        with pytest.raises(endpoints.EndpointError, match="refused"):
+            asyncio.run(ask(tiny_model))
+    finally:
+        stopped = server.stop()
+        bound.close()
+    assert stopped, "it ends when it is asked to"
 
 
 def test_the_server_starts_without_torch() -> None:
