@@ -1,6 +1,7 @@
 """All tables. Importing this package registers every one with the metadata."""
 
 from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt, User, WebSession
+from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.labeling import (
     Assignment,
@@ -29,6 +30,11 @@ __all__ = [
     "ApiToken",
     "Assignment",
     "AuditEvent",
+    "Chat",
+    "ChatAnswer",
+    "ChatModel",
+    "ChatSettings",
+    "ChatTurn",
     "Checkpoint",
     "Completion",
     "Demonstration",
