@@ -21,6 +21,8 @@ from app.middleware import BodyLimit, Envelope
 from app.routes import (
     adjudications,
     auth,
+    chat,
+    chat_models,
     health,
     home,
     labeling,
@@ -36,6 +38,7 @@ from app.routes import (
 )
 from app.settings import get_settings
 from app.static_files import CachedStaticFiles
+from app.streams import Streams
 
 ROUTERS = (
     health.router,
@@ -44,10 +47,12 @@ ROUTERS = (
     people.router,
     reference.router,
     projects.router,
+    chat.router,
     labeling.router,
     quality.router,
     references.router,
     adjudications.router,
+    chat_models.router,
     snapshots.router,
     runs.router,
     registry.router,
@@ -85,6 +90,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
         exception_handlers=HANDLERS,  # type: ignore[arg-type]  # FastAPI's type asks for async handlers or Any
     )
+    app.state.streams = Streams(settings.chat_streams)
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", CachedStaticFiles(), name="static")

@@ -31,6 +31,8 @@ from app.forms import FormModel, Submitted, form_of
 from app.models import Assignment, User
 from app.services import (
     assignments,
+    chat_models,
+    chats,
     demonstrations,
     drafts,
     flags,
@@ -57,6 +59,8 @@ class WorkPage:
 
     lines: list[WorkLine]
     many: int
+    chatting: set[UUID]
+    has_chats: bool
 
 
 class NextForm(FormModel):
@@ -90,7 +94,10 @@ SentFields = Annotated[Fields, Depends(sent_fields)]
 @router.get("")
 def home(request: Request, user: SignedIn, session: SessionDep) -> Response:
     """Show what waits for this labeler in each project."""
-    return render(request, "labeling/work.html", WorkPage(progress.my_work(session, user), progress.MANY))
+    lines = progress.my_work(session, user)
+    chatting = chat_models.offering(session, [line.project.id for line in lines if line.project.state == "open"])
+    page = WorkPage(lines, progress.MANY, chatting, has_chats=bool(chats.mine(session, user, limit=1)))
+    return render(request, "labeling/work.html", page)
 
 
 @router.post("/{project_id}/next")

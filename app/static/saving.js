@@ -38,7 +38,7 @@
   async function freshToken() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const token = page.querySelector("#task input[name=csrf_token]")?.value;
+    const token = page.querySelector("main input[name=csrf_token]")?.value;
     if (!token) return false;
     document.body.setAttribute("hx-headers", JSON.stringify({ "X-CSRF-Token": token }));
     for (const field of document.querySelectorAll("input[name=csrf_token]")) field.value = token;

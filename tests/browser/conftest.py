@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import urllib.error
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import chat_world
+import endpoint
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
@@ -21,7 +24,6 @@ from app.embedded.process import ChildProcess
 from app.embedded.redis import RedisServer
 from app.models import User
 from app.services import access, passwords
-from app.settings import get_settings
 
 from .chromium import Watch, arguments, find_chromium
 
@@ -76,8 +78,25 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
+def _lab() -> Iterator[endpoint.Endpoint]:
+    with endpoint.running() as running:
+        yield running
+
+
+@pytest.fixture
+def lab(_lab: endpoint.Endpoint) -> endpoint.Endpoint:
+    """The endpoint of models that the web server knows as `lab`; its brake is on, and nothing was asked yet."""
+    _lab.go.clear()
+    _lab.asked.clear()
+    return _lab
+
+
+@pytest.fixture(scope="package")
 def web_server(
-    postgres_server: PostgresServer, _redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    postgres_server: PostgresServer,
+    _redis_server: RedisServer,
+    _lab: endpoint.Endpoint,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[WebServer]:
     """The real web process, started as `plackett up` starts it."""
     folder = tmp_path_factory.mktemp("web")
@@ -92,6 +111,7 @@ def web_server(
             "DATABASE_URL": postgres_server.url,
             "REDIS_URL": _redis_server.url,
             "PLACKETT_VAR": str(folder / "var"),
+            "PLACKETT_ENDPOINTS": json.dumps({"lab": {"base_url": _lab.url}}),
         },
         working_folder=folder,
         descriptors=[bound.fileno()],
@@ -117,10 +137,12 @@ def _answers(address: str) -> bool:
 
 
 @pytest.fixture
-def address(web_server: WebServer, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def address(
+    web_server: WebServer, _lab: endpoint.Endpoint, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The address of the web pages, on an empty database that the test's own calls to services use too."""
     monkeypatch.setenv("PLACKETT_VAR", str(web_server.var))
-    get_settings.cache_clear()
+    chat_world.allow(monkeypatch, _lab.url)
     return web_server.address
 
 

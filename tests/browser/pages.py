@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
+import chat_world
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from app.models import AuditEvent, User
 from app.services import accounts, assignments
 from app.services.assignments import TaskKind
 
+from . import texts
 from .crowd import make_crowd
 from .world import Studio
 
@@ -61,7 +63,29 @@ def invitation(admin: User, email: str = "lena@example.org") -> str:
     return f"/invite/{token}"
 
 
-def pages_of(studio: Studio, labeler: User) -> Mapping[str, tuple[User | None, str]]:
+Talk = Mapping[str, tuple[str, str]]
+"""The messages of a chat, with both answers to each."""
+
+
+def chat(studio: Studio, labeler: User, talk: Talk, models: Sequence[str]) -> str:
+    """Let models take part in chats, lead one to its last comparison, and return its path."""
+    chat_world.add_models(studio.project.id, studio.admin, models)
+    with db.transaction() as session:
+        hands = chat_world.start(session, studio.project.id, labeler)
+    for number, (message, answers) in enumerate(talk.items(), start=1):
+        hands.say(message, number)
+        hands.get(*answers, number)
+        if number < len(talk):
+            hands.choose("a2", number)
+    return f"/work/chats/{hands.chat_id}"
+
+
+def pages_of(
+    studio: Studio,
+    labeler: User,
+    talk: Talk = texts.CHAT,
+    chat_models: Sequence[str] = ("policy-candidate", "policy-in-use"),
+) -> Mapping[str, tuple[User | None, str]]:
     """Return every page by name. The labeler is one who has no task in hand yet."""
     admin, project = studio.admin, f"/projects/{studio.project.id}"
     with db.transaction() as session:
@@ -75,6 +99,9 @@ def pages_of(studio: Studio, labeler: User) -> Mapping[str, tuple[User | None, s
         "work": (labeler, "/work"),
         "ranking": (labeler, ranking),
         "demonstration": (labeler, writing),
+        "chat": (labeler, chat(studio, labeler, talk, chat_models)),
+        "chats": (labeler, "/work/chats"),
+        "chat models": (admin, f"{project}/chat"),
         "account": (labeler, "/account"),
         "projects": (admin, "/projects"),
         "new project": (admin, "/projects/new"),

@@ -48,7 +48,8 @@ def test_no_page_runs_what_people_and_models_have_written(
     pages[admin].get_by_role("button", name="Make the token").click()
     expect(pages[admin].get_by_role("cell", name=NAME)).to_be_visible()
 
-    places = {**pages_of(studio, labeler), "failed run": (admin, f"/runs/{failing.id}")}
+    talk = {chunk: (chunks[6], f"{chunk} {chunks[7]}") for chunk in chunks[:3]}
+    places = {**pages_of(studio, labeler, talk, [NAME]), "failed run": (admin, f"/runs/{failing.id}")}
     for user, path in places.values():
         pages[user].goto(path)
         pages[user].evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true })")

@@ -26,7 +26,18 @@ def test_every_screen_of_the_guide_is_drawn(
     labeler = make_user("labeler", "Noor Haddad")
     studio = make_studio(admin, tmp_path, labelers)
     known = {**pages_of(studio, labeler), "work": (labelers[1], "/work")}  # somebody who is in the middle of the day
-    for name in ("sign-in", "work", "ranking", "demonstration", "project", "import", "run", "models", "quality"):
+    for name in (
+        "sign-in",
+        "work",
+        "ranking",
+        "demonstration",
+        "chat",
+        "project",
+        "import",
+        "run",
+        "models",
+        "quality",
+    ):
         user, path = known[name]
         for width in WIDTHS:
             for scheme in ("light", "dark") if name == "ranking" else ("light",):
@@ -45,6 +56,8 @@ def _open(open_page: OpenPage, user: User | None, path: str, name: str, width: i
     if name == "demonstration":
         asked = page.locator(".prompt .plain-text").inner_text()
         page.get_by_label("Your answer").fill(texts.QUESTIONS[asked][0])
+    if name == "chat":
+        page.locator("input[value=b2]").check(force=True)
     if name == "import":
         page.get_by_label("Paste lines").fill("\n".join(texts.QUESTIONS))
     return page

@@ -27,3 +27,21 @@ DEMONSTRATION = (
     "Let the dough rise until it has doubled, even if that takes two hours. When you press it and the dent fills "
     "slowly, bake it."
 )
+
+CHAT = {
+    "Can you help me cook?": ("Gladly. What are you cooking, and for how many?", "Yes."),
+    "Spaghetti for six. Why does it always stick together?": (
+        (
+            "Use a **large pot** and more water than you think: about a litre for every 100 g.\n\n"
+            "1. Bring it to a rolling boil.\n2. Add a spoon of salt.\n"
+            "3. Stir in the first minute, when the starch is stickiest.\n\n"
+            "Taste it a minute before the packet says; pasta goes on cooking in the sauce."
+        ),
+        (
+            "Pasta sticks because its surface starch has nowhere to go. Stir it early and often.\n\n"
+            "| What | Why |\n|---|---|\n| plenty of water | thins the starch |\n| stirring | keeps pieces apart |\n\n"
+            "Oil in the water does little: it floats, and later keeps the sauce from clinging."
+        ),
+    ),
+}
+"""The messages of a chat, with both answers to each."""
