@@ -12,10 +12,10 @@ from sqlalchemy import func, select, update
 
 from app import db
 from app.errors import ConflictError, ForbiddenError, InvalidInputError
-from app.models import Assignment, Membership, Project, Ranking, Snapshot, Task, TaskCompletion, User
-from app.services import memberships, progress, projects, references, snapshots, trials
+from app.models import Assignment, Demonstration, Membership, Project, Ranking, Snapshot, Task, TaskCompletion, User
+from app.services import memberships, progress, projects, rankings, references, snapshots, trials
 from app.services.references import Purpose, agreement
-from trainer.records import read_comparisons
+from trainer.records import read_comparisons, read_demonstrations
 
 
 @pytest.fixture
@@ -154,6 +154,27 @@ def test_gold_and_trial_answers_are_in_no_snapshot_and_in_no_count_of_what_waits
     assert len(rows) == len(rest)
     with db.transaction() as session:
         assert progress.overview(session, world.project_id).ranking.answers_wanted == len(rest)
+
+
+def test_a_text_improved_on_a_task_that_measures_is_kept_and_is_in_no_snapshot(world: World) -> None:
+    ada, bob, _ = world.labelers
+    make_reference(world, tasks_of(world)[0], "screening")
+    configure(world, screening_tasks=1)
+    for labeler in (ada, bob):  # Ada on trial, Bob at work
+        taken = take(world, labeler)
+        assert taken is not None
+        fields = {"rank_A": "1", "rank_B": "2", "rank_C": "3", "edit_A": f"Better, says {labeler.name}."}
+        with db.transaction() as session:
+            rankings.submit(session, taken.id, labeler, taken.submit_id, fields)
+        configure(world, screening_tasks=0)
+    folder = Path(freeze(world).uri)
+    assert [row.completion for row in read_demonstrations(folder / "demonstrations.jsonl")] == [
+        f"Better, says {bob.name}."
+    ]
+    assert len(read_comparisons(folder / "comparisons.jsonl")) == 2  # Bob's ranking and his edit
+    with db.transaction() as session:
+        kept = session.scalars(select(Demonstration).where(Demonstration.user_id == ada.id)).one()
+        assert (kept.counted, kept.text) == (False, f"Better, says {ada.name}.")
 
 
 def on_trial(world: World, *, tasks: int = 2, threshold: float = 0.75) -> None:
