@@ -6,7 +6,7 @@ None it renders the same page again with status 422; the macros of `_macros.html
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Generic, TypeVar
@@ -50,12 +50,19 @@ def blank(**values: str) -> Submitted[Any]:
     return Submitted(values=values)
 
 
-def form_of(model: type[M]) -> Callable[[Request], Awaitable[Submitted[M]]]:
-    """Return a dependency that reads the request's form as `model`. Passwords are never handed back."""
+def form_of(model: type[M], but: Collection[str] = ()) -> Callable[[Request], Awaitable[Submitted[M]]]:
+    """Return a dependency that reads the request's form as `model`. Passwords are never handed back.
+
+    Fields named in `but` are left to another dependency, such as one that stands in the form many times.
+    """
 
     async def read(request: Request) -> Submitted[M]:
         form = await request.form()
-        sent = {key: value for key, value in form.items() if isinstance(value, str) and key != "csrf_token"}
+        sent = {
+            key: value
+            for key, value in form.items()
+            if isinstance(value, str) and key != "csrf_token" and key not in but
+        }
         shown = {key: value for key, value in sent.items() if "password" not in key}
         try:
             return Submitted(values=shown, data=model.model_validate(sent))

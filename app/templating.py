@@ -134,6 +134,17 @@ def when(moment: datetime) -> Markup:
     )
 
 
+def duration(hours: float) -> str:
+    """Return a length of time in the words of an estimate: its two largest units at most."""
+    minutes = max(1, round(hours * 60))
+    days, rest = divmod(minutes, 24 * 60)
+    if days >= 365:
+        return "more than a year"
+    parts = [(days, "day"), (rest // 60, "hour"), (rest % 60, "minute")]
+    spoken = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in parts if count]
+    return " ".join(spoken[:1] if days > 2 else spoken[:2])
+
+
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """Return the one Jinja environment. `autoescape=True` holds for every template, whatever its name ends with."""
@@ -144,6 +155,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(markdown=markdown, when=when)
+    env.filters.update(duration=duration, markdown=markdown, when=when)
     env.globals.update(static_url=static_url)
     return env

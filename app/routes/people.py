@@ -1,4 +1,4 @@
-"""The admin's page of people: invite, revoke, change roles, disable and enable."""
+"""The admin's page of people: invite, revoke, change roles, tag, disable and enable."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ class RoleForm(FormModel):
     """The new role of a user."""
 
     role: Role
+
+
+class TagsForm(FormModel):
+    """What a person can judge."""
+
+    tags: str = Field(default="", max_length=1000)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,20 @@ def change_role(
         raise InvalidInputError("Choose one of the roles labeler, reviewer and admin.")
     accounts.change_role(session, admin, user_id, submitted.data.role)
     return redirect("/people", done="role-changed")
+
+
+@router.post("/{user_id}/tags")
+def set_tags(
+    session: SessionDep,
+    admin: AdminUser,
+    user_id: UUID,
+    submitted: Annotated[Submitted[TagsForm], Depends(form_of(TagsForm))],
+) -> Response:
+    """Say what a person can judge."""
+    if submitted.data is None:
+        raise InvalidInputError("Shorten the tags: all of them together have at most 1000 characters.")
+    accounts.set_tags(session, admin, user_id, submitted.data.tags)
+    return redirect("/people", done="tags-saved")
 
 
 @router.post("/{user_id}/disable")

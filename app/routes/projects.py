@@ -1,4 +1,4 @@
-"""Pages of projects: made, reworded, paused, filled with prompts, sampled, opened. Admins act, reviewers read."""
+"""Pages of projects: made, paused, filled with prompts, sampled, opened. Admins act, reviewers read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ModelVersion, Project, Run
-from app.services import guidelines, progress, projects, prompts, registry, runs, tasks
-from app.services.guidelines import Guideline
-from app.services.progress import Overview
+from app.services import flags, leases, project_overview, projects, prompts, registry, runs, tasks
+from app.services.guidelines import MAX_GUIDELINES
+from app.services.project_overview import Overview
 from app.services.projects import NewProject
 from app.services.prompts import ImportReport, PromptPage
+from app.services.questions import PRESETS, Questions
 from app.services.tasks import SampledTasks
 from app.templating import redirect, render
 
@@ -33,23 +34,18 @@ class ProjectForm(FormModel):
     """A new project, as typed."""
 
     name: str = Field(min_length=1, max_length=projects.MAX_NAME)
-    guidelines: str = Field(min_length=1, max_length=guidelines.MAX_GUIDELINES)
+    guidelines: str = Field(min_length=1, max_length=MAX_GUIDELINES)
     k: int = Field(ge=2, le=9)
     overlap: int = Field(ge=1, le=16)
     lease_minutes: int = Field(ge=1, le=1440)
     held_out_percent: int = Field(ge=0, le=90)
-
-
-class GuidelinesForm(FormModel):
-    """A new wording of the guidelines."""
-
-    body: str = Field(min_length=1, max_length=guidelines.MAX_GUIDELINES)
+    preset: Literal["none", "hhh", "instructgpt"] = "none"
 
 
 class StateForm(FormModel):
-    """Pause or open."""
+    """Pause, archive or open."""
 
-    state: Literal["open", "paused"]
+    state: Literal["open", "paused", "archived"]
 
 
 class SampleForm(FormModel):
@@ -80,9 +76,10 @@ class ProjectsPage:
 
 @dataclass(frozen=True)
 class NewProjectPage:
-    """Context of `projects/new.html`."""
+    """Context of `projects/new.html`. `presets` are what can be asked of each answer, by name."""
 
     form: Submitted[ProjectForm]
+    presets: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,16 +91,9 @@ class OverviewPage:
     model_choices: Sequence[tuple[UUID, str]]
     samplings: Sequence[tuple[Run, SampledTasks | None]]
     form: Submitted[SampleForm]
-    may_change: bool
-
-
-@dataclass(frozen=True)
-class GuidelinesPage:
-    """Context of `projects/guidelines.html`."""
-
-    project: Project
-    versions: Sequence[Guideline]
-    form: Submitted[GuidelinesForm]
+    is_late: bool | None
+    open_flags: int
+    open_leases: int
     may_change: bool
 
 
@@ -141,31 +131,33 @@ class SentPrompts:
     text: str
     file: BinaryIO | None
     file_format: str
+    tags: str
 
 
 async def sent_prompts(request: Request) -> AsyncIterator[SentPrompts]:
     """Yield the import form; the uploaded file lies on disk, not in memory, and goes when the request ends."""
     async with request.form() as form:
         upload, text, file_format = form.get("file"), form.get("text", ""), form.get("format", "auto")
+        tags = form.get("tags", "")
         yield SentPrompts(
             text=text if isinstance(text, str) else "",
             file=upload.file if isinstance(upload, UploadFile) and upload.filename else None,
             file_format=file_format if isinstance(file_format, str) else "",
+            tags=tags if isinstance(tags, str) else "",
         )
 
 
 @router.get("")
 def list_projects(request: Request, user: ReviewerUser, session: SessionDep) -> Response:
     """List every project."""
-    page = ProjectsPage(projects.listed(session), progress.answers_by_project(session), user.role == "admin")
+    page = ProjectsPage(projects.listed(session), project_overview.answers_by_project(session), user.role == "admin")
     return render(request, "projects/list.html", page)
 
 
 @router.get("/new")
 def new_project(request: Request, _user: AdminUser) -> Response:
     """Show the empty form of a project."""
-    form = blank(k="4", overlap="1", lease_minutes="60", held_out_percent="20")
-    return render(request, "projects/new.html", NewProjectPage(form))
+    return _new(request, blank(k="4", overlap="1", lease_minutes="60", held_out_percent="20", preset="none"))
 
 
 @router.post("")
@@ -178,11 +170,13 @@ def create_project(
 ) -> Response:
     """Make a project."""
     if submitted.data is None:
-        return render(request, "projects/new.html", NewProjectPage(submitted), 422)
+        return _new(request, submitted, 422)
+    asked = Questions(criteria=PRESETS[submitted.data.preset][1])
+    new = NewProject(**submitted.data.model_dump(exclude={"preset"}), questions=asked)
     try:
-        project = projects.create(session, user, NewProject(**submitted.data.model_dump()))
+        project = projects.create(session, user, new)
     except (InvalidInputError, ConflictError) as error:
-        return render(request, "projects/new.html", NewProjectPage(submitted.refused(error, "name")), error.status)
+        return _new(request, submitted.refused(error, "name"), error.status)
     return redirect(f"/projects/{project.id}", done="project-created")
 
 
@@ -192,32 +186,6 @@ def overview(request: Request, project_id: UUID, user: ReviewerUser, session: Se
     return _overview(request, session, projects.get(session, project_id), may_change=user.role == "admin")
 
 
-@router.get("/{project_id}/guidelines")
-def show_guidelines(request: Request, project_id: UUID, user: ReviewerUser, session: SessionDep) -> Response:
-    """Show every version of the guidelines."""
-    project = projects.get(session, project_id)
-    versions = guidelines.versions(session, project.id)
-    page = GuidelinesPage(project, versions, blank(body=versions[0].body), user.role == "admin")
-    return render(request, "projects/guidelines.html", page)
-
-
-@router.post("/{project_id}/guidelines")
-def revise_guidelines(
-    request: Request,
-    project_id: UUID,
-    user: AdminUser,
-    session: SessionDep,
-    submitted: Annotated[Submitted[GuidelinesForm], Depends(form_of(GuidelinesForm))],
-) -> Response:
-    """Store a new version of the guidelines."""
-    project = projects.get(session, project_id)
-    if submitted.data is None:
-        page = GuidelinesPage(project, guidelines.versions(session, project.id), submitted, may_change=True)
-        return render(request, "projects/guidelines.html", page, 422)
-    guidelines.revise(session, project, user, submitted.data.body)
-    return redirect(f"/projects/{project.id}/guidelines", done="guidelines-saved")
-
-
 @router.post("/{project_id}/state")
 def set_state(
     project_id: UUID,
@@ -225,9 +193,9 @@ def set_state(
     session: SessionDep,
     submitted: Annotated[Submitted[StateForm], Depends(form_of(StateForm))],
 ) -> Response:
-    """Pause a project or open it again."""
+    """Pause a project, archive it or open it again."""
     if submitted.data is None:
-        raise InvalidInputError("A project can be opened or paused.")
+        raise InvalidInputError("A project can be opened, paused or archived.")
     project = projects.get(session, project_id)
     projects.set_state(session, project, user, submitted.data.state)
     return redirect(f"/projects/{project.id}", done=f"project-{submitted.data.state}")
@@ -250,7 +218,7 @@ def list_prompts(
 @router.get("/{project_id}/prompts/import")
 def show_import(request: Request, project_id: UUID, _user: AdminUser, session: SessionDep) -> Response:
     """Show the empty import form."""
-    page = ImportPage(projects.get(session, project_id), {"format": "auto", "text": ""})
+    page = ImportPage(projects.get(session, project_id), {"format": "auto", "text": "", "tags": ""})
     return render(request, "projects/import.html", page)
 
 
@@ -265,9 +233,9 @@ def import_prompts(
     """Import prompts, all or nothing."""
     project = projects.get(session, project_id)
     try:
-        report_id = prompts.import_file(session, project, user, _source(sent), sent.file_format)
+        report_id = prompts.import_file(session, project, user, _source(sent), sent.file_format, sent.tags)
     except InvalidInputError as error:
-        values = {"format": sent.file_format, "text": sent.text}
+        values = {"format": sent.file_format, "text": sent.text, "tags": sent.tags}
         page = ImportPage(project, values, error.message, error.details)
         return render(request, "projects/import.html", page, error.status)
     return redirect(f"/projects/{project.id}/prompts/imported/{report_id}")
@@ -328,6 +296,11 @@ def open_tasks(
     return redirect(f"/projects/{project.id}", done="tasks-opened" if opened else "nothing-to-open")
 
 
+def _new(request: Request, form: Submitted[ProjectForm], status: int = 200) -> Response:
+    presets = {name: label for name, (label, _) in PRESETS.items()}
+    return render(request, "projects/new.html", NewProjectPage(form, presets), status)
+
+
 def _source(sent: SentPrompts) -> BinaryIO:
     if sent.file is None:
         return BytesIO(sent.text.encode())
@@ -351,7 +324,7 @@ def _overview(
 ) -> Response:
     made = {item.run_id: item for item in tasks.sampled(session, project.id)}
     samplings = [run for run, _ in runs.listed(session, project.id) if run.method == "sample"]
-    counts = progress.overview(session, project.id)
+    counts = project_overview.overview(session, project.id)
     models = registry.of_project(session, project.id, "policy")
     page = OverviewPage(
         project,
@@ -359,6 +332,9 @@ def _overview(
         [(model.id, _label(model)) for model in sorted(models, key=lambda model: model.state != "promoted")],
         [(run, made.get(run.id)) for run in samplings],
         form or _blank_sample_form(counts),
+        project_overview.is_late(project, counts),
+        flags.count_open(session, project.id),
+        leases.count_open(session, project.id),
         may_change,
     )
     return render(request, "projects/overview.html", page, status)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, GoneError, InvalidInputError, NotFoundError
 from app.models import Invitation, User
 from app.models.accounts import ROLES
-from app.services import access, audit, passwords
+from app.services import access, audit, passwords, tags
 
 INVITATION_DAYS = 7
 _EMAIL = re.compile(r"[^@\s<>\"'(),;:\\]{1,64}@[^@\s<>\"'(),;:\\]+\.[^@\s<>\"'(),;:\\.]{2,}")
@@ -189,6 +189,17 @@ def set_disabled(session: Session, actor: User, user_id: UUID, *, disabled: bool
     audit.record(session, actor, "user.disabled" if disabled else "user.enabled", "user", user.id)
     if disabled:
         access.end_all_sessions(session, user.id)
+
+
+def set_tags(session: Session, actor: User, user_id: UUID, text: str) -> None:
+    """Say what a person can judge; tasks that ask for tags go only to who has them all. The same again is no change."""
+    wanted = tags.from_text(text)
+    user = session.get(User, user_id, with_for_update=True)
+    if user is None:
+        raise NotFoundError("There is no such account.")
+    if list(user.tags) != wanted:
+        audit.record(session, actor, "user.tagged", "user", user.id, before=list(user.tags), after=wanted)
+        user.tags = wanted
 
 
 def _user_for_change(session: Session, user_id: UUID, *, keeps_admin: bool) -> User:

@@ -38,6 +38,15 @@ def is_latest(table: type[Ranking] | type[Demonstration]) -> ColumnElement[bool]
     return ~exists().where(later.supersedes == table.id)
 
 
+def last_words(table: type[Ranking] | type[Demonstration]) -> list[ColumnElement[bool]]:
+    """Return the conditions of answers that are a labeler's last word: not replaced, not taken back, no mere part.
+
+    An edit is a part of the ranking it came with, and an adjudication the word of a reviewer about others' answers.
+    """
+    own = Ranking.origin.in_(("task", "chat")) if table is Ranking else Demonstration.completion_id.is_(None)
+    return [~table.retracts, is_latest(table), own]
+
+
 def add_prompt(session: Session, project: Project, messages: Sequence[Message], split: Split) -> UUID:
     """Return the prompt of a chat's conversation so far, stored if the project does not have it yet.
 

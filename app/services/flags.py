@@ -109,5 +109,5 @@ def listed(session: Session, project_id: UUID, limit: int = 200) -> list[FlagRow
 
 def count_open(session: Session, project_id: UUID) -> int:
     """Return how many flags of the project wait for a reviewer."""
-    query = select(func.count()).join(Task, Task.id == Flag.task_id)
+    query = select(func.count()).select_from(Flag).join(Task, Task.id == Flag.task_id)
     return session.scalar(query.where(Task.project_id == project_id, Flag.resolved_at.is_(None))) or 0

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidInputError
+from app.errors import InvalidInputError, NotFoundError
 from app.models import Assignment, Demonstration, GuidelineRead, GuidelineVersion, Project, Ranking, User
 from app.services import audit, questions
 from app.services.questions import Questions
@@ -32,6 +32,20 @@ class Guideline:
     author: str
     version_id: UUID
     questions: Questions
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The newest version, which a person has not read; `seen` is the newest that they have, None for none."""
+
+    project_id: UUID
+    newest: int
+    seen: int | None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the guidelines have changed under the labeler's hands, so that a task's page has to say so."""
+        return self.newest > 1
 
 
 def current(session: Session, project_id: UUID) -> Guideline:
@@ -100,14 +114,11 @@ def for_answer(
     number = fields.get(FIELD, "")
     if before is None or not number:
         return get(session, before.guideline_version_id if before else assignment.guideline_version_id)
-    query = _select().where(
-        GuidelineVersion.project_id == assignment.task.project_id,
-        GuidelineVersion.version == (int(number) if number.isdecimal() and len(number) < len("10000") else 0),
-    )
-    row = session.execute(query).one_or_none()
-    if row is None:
-        raise InvalidInputError("The form names guidelines that this project does not have. Reload the page.")
-    return _guideline(row)
+    version = int(number) if number.isdecimal() and len(number) < len("10000") else 0
+    try:
+        return numbered(session, assignment.task.project_id, version)
+    except NotFoundError:
+        raise InvalidInputError("The form names guidelines that this project does not have. Reload the page.") from None
 
 
 def read_version(session: Session, project_id: UUID, user: User) -> int | None:
@@ -117,6 +128,32 @@ def read_version(session: Session, project_id: UUID, user: User) -> int | None:
         .join(GuidelineRead, GuidelineRead.guideline_version_id == GuidelineVersion.id)
         .where(GuidelineRead.user_id == user.id, GuidelineRead.project_id == project_id)
     )
+
+
+def unread(session: Session, project_id: UUID, user: User) -> Unread | None:
+    """Return what the person has not read yet, or None when they have read the newest version."""
+    read = (
+        select(GuidelineVersion.version)
+        .join(GuidelineRead, GuidelineRead.guideline_version_id == GuidelineVersion.id)
+        .where(GuidelineRead.user_id == user.id, GuidelineRead.project_id == project_id)
+        .scalar_subquery()
+    )
+    newest, seen = session.execute(
+        select(GuidelineVersion.version, read)
+        .where(GuidelineVersion.project_id == project_id)
+        .order_by(GuidelineVersion.version.desc())
+        .limit(1)
+    ).one()
+    return None if newest == seen else Unread(project_id, newest, seen)
+
+
+def numbered(session: Session, project_id: UUID, version: int) -> Guideline:
+    """Return the version of the guidelines with this number, or raise `NotFoundError`."""
+    query = _select().where(GuidelineVersion.project_id == project_id, GuidelineVersion.version == version)
+    row = session.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError("There is no such version of the guidelines.")
+    return _guideline(row)
 
 
 def mark_read(session: Session, project_id: UUID, user: User, version_id: UUID) -> None:

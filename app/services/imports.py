@@ -1,6 +1,7 @@
 """Reading a file of prompts: bounded, strict, and all or nothing. No database here; `prompts` stores what was read.
 
-    jsonl   one object a line: {"messages": [{"role": "user", "content": "…"}, …]} or {"prompt": "…"}
+    jsonl   one object a line: {"messages": [{"role": "user", "content": "…"}, …]} or {"prompt": "…"}, and if need be
+            "tags": ["lang:de", …] beside it
     text    one prompt a line
 
 A line is at most 1 MiB and a file at most 100,000 lines, strict UTF-8 (a byte order mark is fine). Every line that
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
+from app.errors import InvalidInputError
+from app.services import tags
 from trainer.records import ROLES, Message
 
 Format = Literal["auto", "jsonl", "text"]
@@ -34,9 +37,13 @@ class BadLineError(ValueError):
 
 @dataclass
 class Reading:
-    """What a file held: its conversations in order, and what is wrong with it (the first problems and their count)."""
+    """What a file held: its conversations in order, and what is wrong with it (the first problems and their count).
+
+    `tags` holds those of each conversation, in the same order.
+    """
 
     conversations: list[tuple[Message, ...]] = field(default_factory=list)
+    tags: list[list[str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
     ignored_keys: set[str] = field(default_factory=set)
@@ -71,11 +78,14 @@ def read_prompts(file: BinaryIO, file_format: Format = "auto") -> Reading:
             file_format = "jsonl" if line.startswith(b"{") else "text"
         try:
             text = _decoded(line)
-            messages = (Message("user", text),) if file_format == "text" else _conversation(text, reading.ignored_keys)
+            messages, tagged = (
+                ((Message("user", text),), []) if file_format == "text" else _conversation(text, reading.ignored_keys)
+            )
         except BadLineError as error:
             reading.note(f"Line {number} {error}")
         else:
             reading.conversations.append(messages)
+            reading.tags.append(tagged)
     if not reading.conversations and not reading.problem_count:
         reading.note("There is no prompt in it; paste some lines or choose a file.")
     return reading
@@ -104,8 +114,8 @@ def _decoded(line: bytes) -> str:
     return text
 
 
-def _conversation(text: str, ignored_keys: set[str]) -> tuple[Message, ...]:
-    """Return the conversation of one JSON line; keys beside `messages` or `prompt` are collected and not used."""
+def _conversation(text: str, ignored_keys: set[str]) -> tuple[tuple[Message, ...], list[str]]:
+    """Return the conversation of one JSON line and its tags; keys that have no meaning here are collected."""
     value = _parsed(text)
     if not isinstance(value, dict):
         raise BadLineError("is not a JSON object.")
@@ -120,8 +130,17 @@ def _conversation(text: str, ignored_keys: set[str]) -> tuple[Message, ...]:
     messages = tuple(_message(item, first=index == 0) for index, item in enumerate(items))
     if messages[-1].role != "user":
         raise BadLineError("must end on the user's turn.")
-    ignored_keys.update(sorted(value.keys() - {used})[: MAX_DEPTH - len(ignored_keys)])
-    return messages
+    ignored_keys.update(sorted(value.keys() - {used, "tags"})[: MAX_DEPTH - len(ignored_keys)])
+    return messages, _tags(value.get("tags", []))
+
+
+def _tags(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+        raise BadLineError("has “tags” that are not a list of texts.")
+    try:
+        return tags.normal(value)
+    except InvalidInputError as error:
+        raise BadLineError(f"has tags that cannot be used. {error.message}") from None
 
 
 def _message(item: Any, *, first: bool) -> Message:

@@ -92,7 +92,7 @@ def as_fields(ranking: Ranking, shown_order: Sequence[UUID]) -> dict[str, str]:
             fields[f"judge_{letter_of[completion]}_{key}"] = text
     if ranking.reason:
         fields["reason"] = ranking.reason
-    if len(shown_order) == len("AB"):
+    if len(shown_order) == len("AB") and _is_choice(ranking):
         fields["choice"] = _as_choice(ranking, letter_of)
     return fields
 
@@ -182,7 +182,8 @@ def _from_choice(fields: Fields, shown_order: Sequence[UUID], questions: Questio
     edits = _edits(fields, shown_order)
     if choice in ("tie", "both_good", "both_bad"):
         acceptable = {"tie": None, "both_good": 1, "both_bad": 0}[choice]
-        return Judgement([sorted((first, second))], None, acceptable, answers, reason, edits)
+        none: list[int | None] | None = None if questions.strength == "off" else []
+        return Judgement([sorted((first, second))], none, acceptable, answers, reason, edits)
     strength = int(choice[1]) if len(choice) > 1 else None
     if strength is not None and questions.strength == "off":
         raise InvalidInputError(_UNKNOWN)
@@ -193,8 +194,15 @@ def _from_choice(fields: Fields, shown_order: Sequence[UUID], questions: Questio
     return Judgement(groups, asked, None, answers, reason, edits)
 
 
+def _is_choice(ranking: Ranking) -> bool:
+    """Return whether a choice between two says all of a ranking: both are named, and no line was drawn between them."""
+    if len(ranking.groups) == 1:
+        return len(ranking.groups[0]) > 1
+    return ranking.acceptable is None
+
+
 def _as_choice(ranking: Ranking, letter_of: Mapping[str, str]) -> str:
-    if len(ranking.groups) == 1 and len(ranking.groups[0]) > 1:
+    if len(ranking.groups) == 1:
         return {None: "tie", 0: "both_bad"}.get(ranking.acceptable, "both_good")
     strength = (ranking.strengths or [None])[0]
     return letter_of[ranking.groups[0][0]].lower() + ("" if strength is None else str(strength))

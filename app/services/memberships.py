@@ -46,6 +46,20 @@ def standing_of(session: Session, project: Project, user: User) -> Standing:
     state = session.scalar(
         select(Membership.state).where(Membership.project_id == project.id, Membership.user_id == user.id)
     )
+    return standing_from(project, state)
+
+
+def standings_of(session: Session, projects: Sequence[Project], user: User) -> dict[UUID, Standing]:
+    """Return where a person stands in each of these projects."""
+    if user.role != "labeler":
+        return {project.id: "active" for project in projects}
+    rows = session.execute(select(Membership.project_id, Membership.state).where(Membership.user_id == user.id))
+    states = {row[0]: row[1] for row in rows}
+    return {project.id: standing_from(project, states.get(project.id)) for project in projects}
+
+
+def standing_from(project: Project, state: str | None) -> Standing:
+    """Return where a labeler stands whose membership has this state, or who has none."""
     if state is not None:
         return state  # type: ignore[return-value]  # the CHECK of the table allows no other
     if project.access == "members":
@@ -53,11 +67,22 @@ def standing_of(session: Session, project: Project, user: User) -> Standing:
     return "screening" if project.screening_tasks else "active"
 
 
-def standing(session: Session, project: Project, user: User) -> Standing:
-    """Return the standing of somebody who may work, beginning a trial if it is due; else raise `ForbiddenError`."""
+def refusal(found: Standing) -> str | None:
+    """Return the sentence for somebody who may not work with this standing, or None for who may."""
+    return REFUSED.get(found)
+
+
+def check_may_work(session: Session, project: Project, user: User) -> Standing:
+    """Return the standing of somebody who may work here, and write nothing; else raise `ForbiddenError`."""
     found = standing_of(session, project, user)
     if found in REFUSED:
         raise ForbiddenError(REFUSED[found])
+    return found
+
+
+def standing(session: Session, project: Project, user: User) -> Standing:
+    """Return the standing of somebody who may work, beginning a trial if it is due; else raise `ForbiddenError`."""
+    found = check_may_work(session, project, user)
     if found == "screening":
         session.execute(
             upsert(Membership)
@@ -95,6 +120,17 @@ def conclude_trial(session: Session, project: Project, user_id: UUID, score: flo
         .values(state=state, score=score, decided_at=func.clock_timestamp())
     )
     return state
+
+
+def could_be_added(session: Session, project_id: UUID) -> list[tuple[UUID, str]]:
+    """Return the active labelers without a standing in the project, as (id, name and address)."""
+    known = select(Membership.user_id).where(Membership.project_id == project_id)
+    rows = session.execute(
+        select(User.id, User.name, User.email)
+        .where(User.role == "labeler", User.disabled_at.is_(None), User.id.not_in(known))
+        .order_by(User.name, User.id)
+    )
+    return [(user_id, f"{name} ({email})") for user_id, name, email in rows]
 
 
 def listed(session: Session, project_id: UUID) -> list[Member]:

@@ -1,24 +1,20 @@
-"""How far a project is, for its page and for each labeler: counts that are read, never kept."""
+"""A labeler's own progress: what they have done, what waits for them, and where they may work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import case, exists, func, literal, select, text, union_all
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from app.models import Assignment, Completion, Demonstration, Project, Prompt, Ranking, Task, User
-from app.services import memberships, trials
-from app.services.assignments import SKIP_REASONS, TaskKind
+from app.models import Assignment, Project, Task, User
+from app.services import guidelines, memberships, trials
+from app.services.guidelines import Unread
 from app.services.trials import Trial
 
 MANY = 100
 """Waiting tasks are counted up to here: a labeler needs to know no more, and the page stays fast."""
-
-HOURS = 24
-
 
 # What a labeler could still be handed: never theirs, or theirs until the lease ran out, or leased ahead and not shown.
 # Who is far ahead of the others has many tasks that wait for others only; so the count begins behind their last one.
@@ -31,6 +27,7 @@ WITH last AS (
 behind AS (
     SELECT 1 FROM tasks t
     WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+      AND t.required_tags <@ CAST(:tags AS text[])
       AND t.priority = (SELECT priority FROM last) AND t.sort_key > (SELECT sort_key FROM last)
       AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
                       AND a.state <> 'expired' OFFSET 0)
@@ -38,6 +35,7 @@ behind AS (
 anywhere AS (
     SELECT 1 FROM tasks t
     WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+      AND t.required_tags <@ CAST(:tags AS text[])
       AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
                       AND a.state <> 'expired' OFFSET 0)
     LIMIT :many),
@@ -49,71 +47,18 @@ SELECT CASE WHEN (SELECT count(*) FROM behind) >= :many THEN :many
             ELSE least(:many, (SELECT count(*) FROM anywhere) + (SELECT count(*) FROM ahead)) END
 """)
 
-# An answer counts once, however often it is changed.
+# An answer counts once, however often it is changed, and not at all when it was taken back. An edit is a part of it.
 _DONE = text("""
-SELECT count(*) FILTER (WHERE created_at >= date_trunc('day', clock_timestamp())) AS today, count(*) AS total
-FROM (SELECT created_at FROM rankings
-      WHERE user_id = :user_id AND project_id = :project_id AND supersedes IS NULL
+SELECT count(*) FILTER (WHERE NOT gone AND is_today) - count(*) FILTER (WHERE gone AND is_today) AS today,
+       count(*) FILTER (WHERE NOT gone) - count(*) FILTER (WHERE gone) AS total
+FROM (SELECT created_at >= date_trunc('day', clock_timestamp()) AS is_today, retracts AS gone FROM rankings r
+      WHERE user_id = :user_id AND project_id = :project_id AND origin <> 'edit' AND (supersedes IS NULL
+            OR retracts AND NOT EXISTS (SELECT 1 FROM rankings later WHERE later.supersedes = r.id))
       UNION ALL
-      SELECT created_at FROM demonstrations
-      WHERE user_id = :user_id AND project_id = :project_id AND supersedes IS NULL) done
+      SELECT created_at >= date_trunc('day', clock_timestamp()), retracts FROM demonstrations d
+      WHERE user_id = :user_id AND project_id = :project_id AND completion_id IS NULL AND (supersedes IS NULL
+            OR retracts AND NOT EXISTS (SELECT 1 FROM demonstrations later WHERE later.supersedes = d.id))) done
 """)
-
-
-@dataclass(frozen=True)
-class TaskCounts:
-    """Tasks of one kind by where they stand; `answers_done` of `answers_wanted` answers are in."""
-
-    draft: int
-    waiting: int
-    in_progress: int
-    done: int
-    answers_done: int
-    answers_wanted: int
-
-    @property
-    def opened(self) -> int:
-        """Tasks that labelers can or could take."""
-        return self.waiting + self.in_progress + self.done
-
-
-@dataclass(frozen=True)
-class LabelerLine:
-    """What one labeler has done in a project. `median_seconds` is of their rankings, None without any."""
-
-    name: str
-    is_simulated: bool
-    rankings: int
-    demonstrations: int
-    not_counted: int
-    skipped: int
-    median_seconds: float | None
-    last_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Overview:
-    """A project at a glance. `per_hour` counts rankings of the last 24 hours, the oldest hour first."""
-
-    prompts: int
-    held_out: int
-    sampled: int
-    ranked: int
-    ranking: TaskCounts
-    demonstration: TaskCounts
-    per_hour: tuple[int, ...]
-    labelers: tuple[LabelerLine, ...]
-    skips: tuple[tuple[str, int], ...]
-
-    @property
-    def without_demonstration(self) -> int:
-        """Training prompts for which nobody has been asked to write an answer."""
-        return self.prompts - self.held_out - self.demonstration.draft - self.demonstration.opened
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether any of the work counted here is a simulation's."""
-        return any(line.is_simulated for line in self.labelers)
 
 
 @dataclass(frozen=True)
@@ -134,53 +79,26 @@ class MyProgress:
 class WorkLine:
     """A project on the labeler's home page, with the leases they hold in it, by kind of task.
 
-    `refusal` is why they may not work there, empty when they may.
+    `refusal` says why they may not work in it any more. `is_over`: the deadline has passed. `unread` are guidelines
+    that they have not read yet.
     """
 
     project: Project
     progress: MyProgress
     held: dict[str, UUID]
-    refusal: str
+    refusal: str | None
+    is_over: bool
+    unread: Unread | None
 
-
-def overview(session: Session, project_id: UUID) -> Overview:
-    """Return everything the project page counts."""
-    prompts, held_out, sampled, ranked = session.execute(
-        select(
-            func.count(),
-            func.count().filter(Prompt.split == "held_out"),
-            func.count().filter(exists().where(Completion.prompt_id == Prompt.id)),
-            func.count().filter(
-                exists().where(Task.prompt_id == Prompt.id, Task.kind == "ranking", Task.done_count > 0)
-            ),
-        ).where(Prompt.project_id == project_id)
-    ).one()
-    return Overview(
-        prompts,
-        held_out,
-        sampled,
-        ranked,
-        ranking=_task_counts(session, project_id, "ranking"),
-        demonstration=_task_counts(session, project_id, "demonstration"),
-        per_hour=_per_hour(session, project_id),
-        labelers=_labelers(session, project_id),
-        skips=_skips(session, project_id),
-    )
-
-
-def answers_by_project(session: Session) -> dict[UUID, tuple[int, int]]:
-    """Return, for each project with opened tasks, how many answers are in and how many are wanted."""
-    rows = session.execute(
-        select(Task.project_id, func.sum(Task.done_count), func.sum(Task.target_overlap))
-        .where(Task.state != "draft", Task.purpose == "collect")
-        .group_by(Task.project_id)
-    )
-    return {project_id: (done, wanted) for project_id, done, wanted in rows}
+    @property
+    def may_start(self) -> bool:
+        """Whether the labeler can be handed a new task here, if one waits."""
+        return self.project.state == "open" and not self.is_over and self.refusal is None
 
 
 def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
     """Return a labeler's own progress in one project."""
-    parameters = {"project_id": project_id, "user_id": user.id, "many": MANY}
+    parameters = {"project_id": project_id, "user_id": user.id, "many": MANY, "tags": list(user.tags)}
     done = session.execute(_DONE, parameters).one()
     trial = trials.of(session, session.get_one(Project, project_id), user)
     if trial is not None:
@@ -192,7 +110,7 @@ def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
 
 
 def my_work(session: Session, user: User) -> list[WorkLine]:
-    """Return the projects a labeler can work in, or holds a lease in, each with their own progress."""
+    """Return the projects that a labeler may work in, holds a lease in, or was turned down by."""
     held: dict[UUID, dict[str, UUID]] = {}
     leases = session.execute(
         select(Task.project_id, Task.kind, Assignment.id)
@@ -205,101 +123,32 @@ def my_work(session: Session, user: User) -> list[WorkLine]:
     )
     for project_id, kind, assignment_id in leases:
         held.setdefault(project_id, {})[kind] = assignment_id
-    shown = select(Project).where((Project.state == "open") | Project.id.in_(held)).order_by(Project.id.desc())
-    lines = []
-    for project in session.scalars(shown):
-        standing = memberships.standing_of(session, project, user)
-        if standing in ("outside", "removed") and project.id not in held:
-            continue
-        refusal = memberships.REFUSED.get(standing, "")
-        lines.append(WorkLine(project, mine(session, project.id, user), held.get(project.id, {}), refusal))
-    return lines
-
-
-def _task_counts(session: Session, project_id: UUID, kind: TaskKind) -> TaskCounts:
-    opened = Task.state != "draft"
-    done = opened & (Task.done_count >= Task.target_overlap)
-    begun = opened & ~done & ((Task.done_count > 0) | (Task.open_leases > 0))
-    row = session.execute(
-        select(
-            func.count().filter(~opened),
-            func.count().filter(opened & ~done & ~begun),
-            func.count().filter(begun),
-            func.count().filter(done),
-            func.coalesce(func.sum(Task.done_count).filter(opened), 0),
-            func.coalesce(func.sum(Task.target_overlap).filter(opened), 0),
-        ).where(Task.project_id == project_id, Task.kind == kind, Task.purpose == "collect")
-    ).one()
-    return TaskCounts(*row)
-
-
-def _per_hour(session: Session, project_id: UUID) -> tuple[int, ...]:
-    hour = func.date_trunc("hour", Ranking.created_at)
-    age = func.extract("epoch", func.date_trunc("hour", func.clock_timestamp()) - hour) / 3600
+    is_over = func.coalesce(Project.deadline_at <= func.clock_timestamp(), False)
     rows = session.execute(
-        select(age.label("hours_ago"), func.count())
-        .where(
-            Ranking.project_id == project_id,
-            Ranking.created_at
-            >= func.date_trunc("hour", func.clock_timestamp()) - text(f"interval '{HOURS - 1} hours'"),
-        )
-        .group_by("hours_ago")
+        select(Project, is_over).where((Project.state == "open") | Project.id.in_(held)).order_by(Project.id.desc())
+    ).all()
+    standings = memberships.standings_of(session, [project for project, _ in rows], user)
+    return [
+        _line(session, project, user, standings[project.id], held.get(project.id, {}), is_over=over)
+        for project, over in rows
+        if standings[project.id] not in ("outside", "removed") or project.id in held
+    ]
+
+
+def _line(
+    session: Session,
+    project: Project,
+    user: User,
+    standing: memberships.Standing,
+    held: dict[str, UUID],
+    *,
+    is_over: bool,
+) -> WorkLine:
+    return WorkLine(
+        project,
+        mine(session, project.id, user),
+        held,
+        refusal=memberships.refusal(standing),
+        is_over=is_over,
+        unread=guidelines.unread(session, project.id, user),
     )
-    counts = {int(hours_ago): count for hours_ago, count in rows}
-    return tuple(counts.get(hours_ago, 0) for hours_ago in reversed(range(HOURS)))
-
-
-def _labelers(session: Session, project_id: UUID) -> tuple[LabelerLine, ...]:
-    answers = union_all(
-        select(
-            Ranking.user_id,
-            literal("ranking").label("kind"),
-            Ranking.counted,
-            Ranking.seconds,
-            Ranking.created_at,
-        ).where(Ranking.project_id == project_id),
-        select(
-            Demonstration.user_id,
-            literal("demonstration").label("kind"),
-            Demonstration.counted,
-            Demonstration.seconds,
-            Demonstration.created_at,
-        ).where(Demonstration.project_id == project_id),
-        select(
-            Assignment.user_id,
-            literal("skip").label("kind"),
-            literal(True),
-            literal(0.0),
-            case((Assignment.finished_at.is_not(None), Assignment.finished_at), else_=Assignment.started_at),
-        )
-        .join(Task)
-        .where(Task.project_id == project_id, Assignment.state == "skipped"),
-    ).subquery()
-    is_ranking, is_demonstration = answers.c.kind == "ranking", answers.c.kind == "demonstration"
-    rows = session.execute(
-        select(
-            User.name,
-            User.is_simulated,
-            func.count().filter(is_ranking & answers.c.counted),
-            func.count().filter(is_demonstration & answers.c.counted),
-            func.count().filter(~answers.c.counted),
-            func.count().filter(answers.c.kind == "skip"),
-            func.percentile_cont(0.5).within_group(answers.c.seconds).filter(is_ranking),
-            func.max(answers.c.created_at),
-        )
-        .join(answers, answers.c.user_id == User.id)
-        .group_by(User.id)
-        .order_by(func.count().filter(answers.c.counted).desc(), User.name)
-    )
-    return tuple(LabelerLine(*row) for row in rows)
-
-
-def _skips(session: Session, project_id: UUID) -> tuple[tuple[str, int], ...]:
-    rows = session.execute(
-        select(Assignment.skip_reason, func.count())
-        .join(Task)
-        .where(Task.project_id == project_id, Assignment.state == "skipped")
-        .group_by(Assignment.skip_reason)
-        .order_by(func.count().desc(), Assignment.skip_reason)
-    )
-    return tuple((SKIP_REASONS.get(reason or "", "Another reason"), count) for reason, count in rows)

@@ -1,4 +1,4 @@
-"""Projects: made, paused and opened by admins."""
+"""Projects: made, paused, archived and opened by admins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.services import audit, guidelines
 from app.services.questions import STANDARD, Questions
 
 MAX_NAME = 120
-STATES = ("open", "paused")
+STATES = ("open", "paused", "archived")
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,35 @@ def get(session: Session, project_id: UUID, *, for_update: bool = False) -> Proj
     return project
 
 
+def lock(session: Session, project_id: UUID) -> Project:
+    """Return a project whose row is locked against other changes of it, though not against new rows that name it.
+
+    So a labeler's answer, which refers to the project, need not wait for an admin who changes many tasks.
+    """
+    project = session.scalar(
+        select(Project)
+        .where(Project.id == project_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    if project is None:
+        raise NotFoundError("There is no such project.")
+    return project
+
+
 def listed(session: Session) -> Sequence[Project]:
     """Return every project, the newest first."""
     return session.scalars(select(Project).order_by(Project.id.desc())).all()
 
 
 def set_state(session: Session, project: Project, user: User, state: str) -> None:
-    """Pause a project (no new leases; work in hand can still be sent) or open it again; once more changes nothing."""
+    """Pause a project (no new leases; work in hand can still be sent), archive or open it; once more changes nothing.
+
+    In an archived project nobody changes an earlier answer any more, and labelers do not see it.
+    """
     if state not in STATES:
-        raise InvalidInputError(f"A project is {' or '.join(STATES)}.")
-    locked = get(session, project.id, for_update=True)
+        raise InvalidInputError(f"A project is {', '.join(STATES[:-1])} or {STATES[-1]}.")
+    locked = lock(session, project.id)
     if locked.state != state:
         locked.state = state
         audit.record(session, user, f"project.{state}", "project", project.id)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError, NotFoundError
 from app.models import AuditEvent, Completion, Project, Prompt, User
-from app.services import imports, projects
+from app.services import imports, projects, tags
 from trainer.records import Message, canonical, split_of
 
 PAGE_SIZE = 50
@@ -40,6 +40,7 @@ class PromptRow:
     messages: list[Any]
     split: str
     completions: int
+    tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,21 @@ class PromptPage:
     total: int
 
 
-def import_file(session: Session, project: Project, user: User, file: BinaryIO, file_format: str) -> UUID:
+def import_file(
+    session: Session, project: Project, user: User, file: BinaryIO, file_format: str, tags_for_all: str = ""
+) -> UUID:
     """Read a file of prompts, store the new ones, and return the id of the report.
 
-    Raises `InvalidInputError` with one line per problem, and stores nothing, when any line cannot be taken.
+    `tags_for_all` are added to the tags that a line gives. Raises `InvalidInputError` with one line per problem, and
+    stores nothing, when any line cannot be taken.
     """
     if file_format not in imports.FORMATS:
         raise InvalidInputError("Choose the format: detect it, JSON lines or plain text.")
+    shared = tags.from_text(tags_for_all)
     reading = imports.read_prompts(file, file_format)
     if reading.problem_count:
         raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
-    return _store(session, project, user, reading)
+    return _store(session, project, user, reading, shared)
 
 
 def report(session: Session, project_id: UUID, report_id: UUID) -> ImportReport:
@@ -86,7 +91,7 @@ def page(session: Session, project_id: UUID, number: int = 1) -> PromptPage:
     number = min(max(1, number), pages)
     completions = select(func.count()).where(Completion.prompt_id == Prompt.id).correlate(Prompt).scalar_subquery()
     rows = session.execute(
-        select(Prompt.position, Prompt.messages, Prompt.split, completions)
+        select(Prompt.position, Prompt.messages, Prompt.split, completions, Prompt.tags)
         .where(Prompt.project_id == project_id, Prompt.position >= (number - 1) * PAGE_SIZE)
         .order_by(Prompt.position)
         .limit(PAGE_SIZE)
@@ -99,10 +104,15 @@ def content_sha256(messages: Sequence[Message]) -> str:
     return hashlib.sha256(canonical([asdict(message) for message in messages])).hexdigest()
 
 
-def _store(session: Session, project: Project, user: User, reading: imports.Reading) -> UUID:
+def _store(session: Session, project: Project, user: User, reading: imports.Reading, shared: Sequence[str]) -> UUID:
     # The project's row is the lock that gives each prompt its place: two imports at once come one after the other.
     projects.get(session, project.id, for_update=True)
-    unique = {content_sha256(messages): messages for messages in reading.conversations}
+    unique: dict[str, tuple[Message, ...]] = {}
+    tagged: dict[str, set[str]] = {}
+    for messages, own in zip(reading.conversations, reading.tags, strict=True):
+        sha256 = content_sha256(messages)
+        unique.setdefault(sha256, messages)
+        tagged.setdefault(sha256, set(shared)).update(own)
     known: set[str] = set()
     hashes = list(unique)
     for start in range(0, len(hashes), _BATCH):
@@ -122,6 +132,7 @@ def _store(session: Session, project: Project, user: User, reading: imports.Read
             "messages": [asdict(message) for message in unique[sha256]],
             "content_sha256": sha256,
             "split": split_of(unique[sha256], project.held_out_fraction),
+            "tags": tags.normal(tagged[sha256]),
         }
         for offset, sha256 in enumerate(sha256 for sha256 in hashes if sha256 not in known)
     ]

@@ -81,6 +81,7 @@ def add_sampled(session: Session, run: Run, samples: list[Sample], model_version
             "kind": "ranking",
             "sort_key": first_key + offset,
             "target_overlap": project.overlap,
+            "required_tags": prompt.tags,
             "sampling_run_id": run.id,
         }
         for offset, prompt in enumerate(rankable)
@@ -124,8 +125,8 @@ def open_demonstration_tasks(session: Session, project: Project) -> int:
 
     Held-out prompts are left out: an answer written for one would put it on both sides of the split.
     """
-    wanting = session.scalars(
-        select(Prompt.id)
+    wanting = session.execute(
+        select(Prompt.id, Prompt.tags)
         .where(
             Prompt.project_id == project.id,
             Prompt.split == "train",
@@ -144,8 +145,9 @@ def open_demonstration_tasks(session: Session, project: Project) -> int:
             "state": "open",
             "sort_key": first_key + offset,
             "target_overlap": DEMONSTRATION_OVERLAP,
+            "required_tags": required,
         }
-        for offset, prompt_id in enumerate(wanting)
+        for offset, (prompt_id, required) in enumerate(wanting)
     ]
     # Two admins may press the button at once; the partial unique index lets one of them win for each prompt.
     return len(session.execute(upsert(Task).on_conflict_do_nothing().returning(Task.id), rows).all())

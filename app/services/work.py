@@ -26,7 +26,7 @@ from app.services import (
     projects,
     rankings,
 )
-from app.services.guidelines import Guideline
+from app.services.guidelines import Guideline, Unread
 from app.services.judgements import Fields
 from app.services.progress import MyProgress
 
@@ -75,6 +75,7 @@ class OpenTask:
     answers: tuple[ShownAnswer, ...]
     fields: Fields
     guidelines: Guideline
+    unread: Unread | None
     progress: MyProgress
     waiting: int
     skip_reasons: Mapping[str, str]
@@ -126,6 +127,7 @@ def open_task(
         answers=_shown(session, assignment),
         fields=filled or drafts.of(session, assignment.id),
         guidelines=_guidelines(session, assignment, stored, is_changing=is_changing),
+        unread=guidelines.unread(session, project.id, user),
         progress=mine,
         waiting=mine.rankings_waiting if is_ranking else mine.demonstrations_waiting,
         skip_reasons=assignments.SKIP_REASONS,

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.db import after_commit, reading, transaction
 from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, ring
-from app.services import access, assignments, quality, quality_figures, run_states, workers
+from app.services import access, assignments, drafts, quality, quality_figures, run_states, workers
 from app.settings import get_settings
 from app.worker.supervise import supervise
 
@@ -55,6 +55,7 @@ def tick() -> None:
             after_commit(session, partial(ring, "plackett.run", GPU_QUEUE, str(run_id)))
     with transaction() as session:
         assignments.expire_due(session)
+        drafts.discard_answered(session)
     with transaction() as session:
         access.discard_ended_sessions(session)
         workers.forget_old(session)

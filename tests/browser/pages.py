@@ -9,12 +9,13 @@ from uuid import UUID
 import chat_world
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app import db
-from app.models import AuditEvent, User
-from app.services import accounts, assignments
+from app.models import Assignment, AuditEvent, Task, User
+from app.services import accounts, assignments, flags, guidelines, memberships
 from app.services.assignments import TaskKind
+from app.services.questions import HELPFUL_HONEST_HARMLESS, Questions
 
 from . import texts
 from .crowd import make_crowd
@@ -80,6 +81,23 @@ def chat(studio: Studio, labeler: User, talk: Talk, models: Sequence[str]) -> st
     return f"/work/chats/{hands.chat_id}"
 
 
+def make_news(studio: Studio, reader: User) -> None:
+    """Give the studio what happens around its tasks: new guidelines, which `reader` has read, tags, members, a flag."""
+    project, veteran = studio.project, studio.labeler
+    with db.transaction() as session:
+        before = guidelines.current(session, project.id)
+        guidelines.mark_read(session, project.id, veteran, before.version_id)
+        body = before.body.replace("a dull sentence", "a dull one").replace("**Short**", "**Brief**")
+        asked = Questions(strength="required", criteria=HELPFUL_HONEST_HARMLESS)
+        guidelines.revise(session, project, studio.admin, f"{body}\n\nSay why you skip.", asked)
+        guidelines.mark_read(session, project.id, reader, guidelines.current(session, project.id).version_id)
+        memberships.set_state(session, project, veteran.id, studio.admin, "active")
+        accounts.set_tags(session, studio.admin, veteran.id, "lang:de, medicine")
+        done = session.scalars(select(Assignment).where(Assignment.user_id == veteran.id).limit(1)).one()
+        flags.add(session, done.id, veteran, "guidelines", "This asks for medical advice. Which answer is right then?")
+        session.execute(update(Task).where(Task.id == done.task_id).values(required_tags=["medicine"], priority=5))
+
+
 def pages_of(
     studio: Studio,
     labeler: User,
@@ -93,6 +111,8 @@ def pages_of(
     crowd = make_crowd(admin)
     quality = f"/projects/{crowd.project.id}/quality"
     ranking, writing = (f"/work/assignments/{lease(studio, labeler, kind)}" for kind in ("ranking", "demonstration"))
+    make_news(studio, labeler)
+    desk, veteran = f"/work/{studio.project.id}", studio.labeler
     return {
         "sign-in": (None, "/sign-in"),
         "invitation": (None, invitation(admin)),
@@ -102,6 +122,8 @@ def pages_of(
         "chat": (labeler, chat(studio, labeler, talk, chat_models)),
         "chats": (labeler, "/work/chats"),
         "chat models": (admin, f"{project}/chat"),
+        "what is new": (veteran, f"{desk}/guidelines"),
+        "own answers": (veteran, f"{desk}/mine"),
         "account": (labeler, "/account"),
         "projects": (admin, "/projects"),
         "new project": (admin, "/projects/new"),
@@ -110,6 +132,11 @@ def pages_of(
         "import": (admin, f"{project}/prompts/import"),
         "imported": (admin, f"{project}/prompts/imported/{imported}"),
         "guidelines": (admin, f"{project}/guidelines"),
+        "tasks": (admin, f"{project}/tasks"),
+        "leases": (admin, f"{project}/leases"),
+        "flags": (admin, f"{project}/flags"),
+        "settings": (admin, f"{project}/settings"),
+        "members": (admin, f"{project}/members"),
         "quality": (admin, quality),
         "set aside": (admin, f"{quality}/set-aside"),
         "disagreements": (admin, f"{quality}/disagreements"),

@@ -39,7 +39,7 @@ def test_no_page_runs_what_people_and_models_have_written(
         run_states.fail(session, lease, f"The trainer said {NAME}", 1)
 
     watch.expect("404")  # the page that says that there is nothing
-    pages = {user: open_page(user) for user in (None, labeler, admin)}
+    pages = {user: open_page(user) for user in (None, labeler, studio.labeler, admin)}
     dialogs: list[str] = []
     for page in pages.values():
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))

@@ -108,7 +108,7 @@ def test_a_project_is_paused_and_opened(admin: Browser, world: World) -> None:
         answer = admin.post_form(f"{path}/state", {"state": state})
         assert answer.headers["location"] == f"{path}?done=project-{state}"
         assert f">{button}</button>" in admin.get(path).text
-    assert admin.post_form(f"{path}/state", {"state": "archived"}).status_code == 422
+    assert admin.post_form(f"{path}/state", {"state": "gone"}).status_code == 422
 
 
 def test_pasted_prompts_are_imported_and_reported(admin: Browser, world: World) -> None:
