@@ -85,7 +85,8 @@ def _rankings(project_id: UUID) -> Select[Any]:
             Ranking.seconds,
             Task.prompt_id,
             Task.reference,
-            func.length(cast(Prompt.messages, Text)).label("prompt_length"),
+            # Only the last turn: what comes before it was read already in a chat, and haste must be beyond doubt.
+            func.length(Prompt.messages[-1]["content"].as_string()).label("prompt_length"),
             ids.label("completions"),
             lengths.label("lengths"),
         )
