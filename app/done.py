@@ -39,7 +39,6 @@ DONE = {
     "lifted": "The quarantine is lifted. The next snapshot holds the work again.",
     "adjudicated": "Your ranking stands for the task now.",
     "disagreement-dismissed": "The labelers' rankings stand as they are.",
-    "known-settings": "The settings are saved.",
     "known-changed": "The task is changed.",
     "known-made": "The task has a known answer now. Labelers cannot tell it from others.",
     "trial-decided": "The decision is saved.",

@@ -15,13 +15,12 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Depends, Request
-from pydantic import Field
 from starlette.responses import Response
 
-from app.auth import AdminUser, ReviewerUser, page_router
+from app.auth import ReviewerUser, page_router
 from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
-from app.forms import FormModel, Submitted, blank, form_of
+from app.forms import FormModel, Submitted, form_of
 from app.models import Project
 from app.routes.boards import CasePage, SentBoard, case_page, gone_on, refused
 from app.services import adjudications, judgements, memberships, projects, quality, quality_words, references
@@ -38,20 +37,11 @@ class KnownPage:
     """Context of `quality/known.html`. `results` are the newest report's, by task."""
 
     project: Project
-    form: Submitted[SettingsForm]
     tasks: Sequence[Line]
     results: dict[UUID, GoldLine]
     candidates: Sequence[Candidate]
     trials: Sequence[Member]
     may_change: bool
-
-
-class SettingsForm(FormModel):
-    """How often gold tasks come, and how a trial goes."""
-
-    gold_percent: int = Field(ge=0, le=50)
-    screening_tasks: int = Field(ge=0, le=100)
-    threshold_percent: int = Field(ge=0, le=100)
 
 
 class TaskForm(FormModel):
@@ -77,35 +67,16 @@ class TrialForm(FormModel):
 def show(request: Request, project_id: UUID, user: ReviewerUser, session: SessionDep) -> Response:
     """Show the tasks with known answers and the trials."""
     project = projects.get(session, project_id)
-    form: Submitted[SettingsForm] = blank(
-        gold_percent=str(project.gold_percent),
-        screening_tasks=str(project.screening_tasks),
-        threshold_percent=str(round(100 * project.screening_threshold)),
-    )
-    return _known(request, session, project, form, may_change=user.role == "admin")
-
-
-@router.post("/{project_id}/quality/known/settings")
-def configure(
-    request: Request,
-    project_id: UUID,
-    user: AdminUser,
-    session: SessionDep,
-    submitted: Annotated[Submitted[SettingsForm], Depends(form_of(SettingsForm))],
-) -> Response:
-    """Set how often gold tasks come, and how a trial goes."""
-    project = projects.get(session, project_id)
-    if submitted.data is None:
-        return _known(request, session, project, submitted, may_change=True, status=422)
-    references.configure(
-        session,
+    body = quality.report(session, project.id).body
+    page = KnownPage(
         project,
-        user,
-        gold_percent=submitted.data.gold_percent,
-        screening_tasks=submitted.data.screening_tasks,
-        threshold=submitted.data.threshold_percent / 100,
+        references.listed(session, project.id),
+        quality_words.gold(body) if body else {},
+        references.candidates(session, project.id),
+        [member for member in memberships.listed(session, project.id) if _was_on_trial(member)],
+        user.role == "admin",
     )
-    return redirect(f"/projects/{project.id}/quality/known", done="known-settings")
+    return render(request, "quality/known.html", page)
 
 
 @router.post("/{project_id}/quality/known/{task_id}")
@@ -186,23 +157,5 @@ def _new(project: Project, case: adjudications.Case) -> CasePage:
     return CasePage(project, case, f"/projects/{project.id}/quality/known/new/{case.task_id}", is_reference=True)
 
 
-def _known(
-    request: Request,
-    session: SessionDep,
-    project: Project,
-    form: Submitted[SettingsForm],
-    *,
-    may_change: bool,
-    status: int = 200,
-) -> Response:
-    body = quality.report(session, project.id).body
-    page = KnownPage(
-        project,
-        form,
-        references.listed(session, project.id),
-        quality_words.gold(body) if body else {},
-        references.candidates(session, project.id),
-        [member for member in memberships.listed(session, project.id) if member.state != "removed"],
-        may_change,
-    )
-    return render(request, "quality/known.html", page, status)
+def _was_on_trial(member: Member) -> bool:
+    return member.state in ("screening", "rejected") or member.score is not None

@@ -185,27 +185,6 @@ def change(session: Session, project: Project, user: User, task_id: UUID, *, pur
     audit.record(session, user, "reference.changed", "task", task_id, purpose=purpose, state=state)
 
 
-def configure(
-    session: Session, project: Project, user: User, *, gold_percent: int, screening_tasks: int, threshold: float
-) -> None:
-    """Set how often gold tasks are handed out, and how a trial goes."""
-    session.execute(
-        update(Project)
-        .where(Project.id == project.id)
-        .values(gold_percent=gold_percent, screening_tasks=screening_tasks, screening_threshold=threshold)
-    )
-    audit.record(
-        session,
-        user,
-        "project.measured",
-        "project",
-        project.id,
-        gold_percent=gold_percent,
-        screening_tasks=screening_tasks,
-        screening_threshold=threshold,
-    )
-
-
 def listed(session: Session, project_id: UUID) -> list[Line]:
     """Return a project's tasks with known answers, the newest first."""
     counted = (

@@ -92,7 +92,6 @@ def test_a_labeler_can_change_nothing_here(world: World, sign_in: SignIn) -> Non
         "/set-aside/preview",
         f"/disagreements/{task}/ranking",
         f"/disagreements/{task}/dismiss",
-        "/known/settings",
         f"/known/{task}",
         f"/known/new/{task}/ranking",
         f"/known/new/{task}/verdict",
@@ -228,18 +227,13 @@ def test_a_reviewer_makes_gold_tasks_by_ranking_and_from_a_verdict(world: World,
     assert reviewer.post_form(f"{base(world)}/known/{task_ids(world, begun=False)[-1]}", form).status_code == 404
 
 
-def test_only_an_admin_sets_how_often_gold_tasks_come(world: World, reviewer: Browser, sign_in: SignIn) -> None:
-    form = {"gold_percent": "10", "screening_tasks": "3", "threshold_percent": "70"}
-    path = f"{base(world)}/known/settings"
-    assert reviewer.post_form(path, form).status_code == 403
-    admin = sign_in(world.admin)
-    refused = admin.post_form(path, form | {"gold_percent": "51"})
-    assert (refused.status_code, "Enter 50 or less." in refused.text) == (422, True)
-    assert admin.post_form(path, form).status_code == 303
-    with db.transaction() as session:
-        project = session.get_one(Project, world.project_id)
-        assert (project.gold_percent, project.screening_tasks, project.screening_threshold) == (10, 3, 0.7)
-    assert "A trial needs 3 trial tasks, and 0 are open." in admin.get(f"{base(world)}/known").text
+def test_settings_that_no_open_task_serves_are_pointed_out(world: World, reviewer: Browser) -> None:
+    _set(world, gold_percent=10, screening_tasks=3)
+    page = reviewer.get(f"{base(world)}/known").text
+    assert "A trial needs 3 trial tasks, and 0 are open." in page
+    assert "No gold task is open" in page
+    _known(world, "gold", *task_ids(world, begun=False)[:1])
+    assert "No gold task is open" not in reviewer.get(f"{base(world)}/known").text
 
 
 def _known(world: World, purpose: references.Purpose, *tasks: UUID) -> None:
