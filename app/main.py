@@ -14,7 +14,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.api import v1
+from app.api import exports, v1
 from app.auth import GUARDS
 from app.error_pages import HANDLERS
 from app.middleware import BodyLimit, Envelope
@@ -66,6 +66,7 @@ ROUTERS = (
     registry.router,
     tokens.router,
     v1.router,
+    exports.router,
 )
 
 PUBLIC = frozenset(

@@ -1,15 +1,16 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [page] [sampling] [reward_speed] [dpo_speed]
+python -m bench [handout] [labelers] [next-task] [page] [sampling] [reward_speed] [dpo_speed] [export [RANKINGS]]
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from bench import dpo_speed, handout, labelers, next_task, page, reward_speed, sampling
+from bench import dpo_speed, export, handout, labelers, next_task, page, reward_speed, sampling
 
-BENCHES = {
+BENCHES: dict[str, Callable[[], None]] = {
     "handout": handout.main,
     "labelers": labelers.main,
     "next-task": next_task.main,
@@ -17,12 +18,16 @@ BENCHES = {
     "sampling": sampling.main,
     "reward_speed": reward_speed.main,
     "dpo_speed": dpo_speed.main,
+    "export": export.main,
 }
 
 
 def main() -> int:
     """Run the benches that are named, or all of them."""
     names = sys.argv[1:] or list(BENCHES)
+    if names[0] == "export" and len(names) > 1 and names[1].isdecimal():
+        export.main(int(names[1]))
+        return 0
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         print(f"There is no bench {unknown[0]}; there are {', '.join(BENCHES)}.", file=sys.stderr)

@@ -1,24 +1,45 @@
 """The export of rankings, lossless and streamed: one moment of the database, constant memory, a fixed order.
 
-Everything is in it, also what is superseded or not counted; flags say so. Nothing is flattened: ties stay ties.
+PostgreSQL writes the lines itself (`COPY`), so that the web process only passes bytes on. Everything is in them, also
+what is superseded or not counted; flags say so. Nothing is flattened: ties stay ties. An export goes on after any
+line, by its id.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Row, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    TableValuedAlias,
+    Text,
+    exists,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.orm import Session
 
-from app.models import Completion, GuidelineVersion, ModelVersion, Prompt, Ranking, Task, TaskCompletion, User
-from app.services import pseudonyms, quarantines
+from app.errors import InvalidInputError
+from app.models import Assignment, Demonstration, GuidelineVersion, Prompt, Ranking, Task, User
+from app.services import answered, pseudonyms, quarantines, standing
 
-BATCH = 500
+CHUNK_BYTES = 1 << 16
+
+Judge = Literal["human", "simulated", "ai"]
+Split = Literal["train", "held_out"]
+Source = Literal["rankings", "prompts", "demonstrations"]
+Origin = Literal["task", "edit", "chat", "adjudication"]
 
 
 class ExportedMessage(BaseModel):
@@ -34,7 +55,7 @@ class ExportedPrompt(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     id: UUID
-    split: Literal["train", "held_out"]
+    split: Split
     messages: list[ExportedMessage]
 
 
@@ -57,8 +78,8 @@ class ExportedRanking(BaseModel):
     `ranking` lists tie groups, the best first; answers it leaves out stand below them, in no order. `strengths` says
     how much better each group is than the next (1 slightly, 2 clearly, 3 much, null where nobody said), `acceptable`
     how many of the first groups are acceptable. `judgements` holds the answers to the criteria by completion.
-    `purpose` is `collect` but for tasks whose answer is known, `retracts` marks an undo, `quarantined` what no
-    snapshot takes now.
+    `judge` says what judged, `purpose` is `collect` but for tasks whose answer is known, `retracts` marks an undo,
+    `quarantined` what no snapshot takes now.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,7 +89,7 @@ class ExportedRanking(BaseModel):
     task_id: UUID
     prompt: ExportedPrompt
     completions: list[ExportedCompletion]
-    origin: Literal["task", "edit", "chat", "adjudication"]
+    origin: Origin
     purpose: Literal["collect", "gold", "screening"]
     ranking: list[list[UUID]]
     strengths: list[int | None] | None
@@ -77,6 +98,7 @@ class ExportedRanking(BaseModel):
     reason: str
     shown_order: list[UUID]
     labeler: str
+    judge: Judge
     guideline_version: int
     seconds: float
     simulated: bool
@@ -89,96 +111,236 @@ class ExportedRanking(BaseModel):
     created_at: datetime
 
 
-def ranking_lines(session: Session, project_id: UUID) -> Generator[bytes, None, None]:
-    """Yield the project's rankings in the order they were given, as JSON lines."""
-    later = aliased(Ranking)
-    query = (
+class Filters(BaseModel):
+    """Which part of a project is exported; what is not named does not narrow.
+
+    `state=current` leaves out what is superseded, taken back, not counted, quarantined or replaced by an adjudication,
+    and tasks whose answer is known: what is left is what a snapshot takes. `since` is included, `until` is not. `after`
+    is the id of the last line that the caller has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    labeler: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    guideline_version: int | None = None
+    judge: Judge | None = None
+    origin: Origin | None = None
+    split: Split | None = None
+    counted: bool | None = None
+    state: Literal["all", "current"] | None = None
+    after: UUID | None = None
+
+
+# Each stands beside the row that it is about. `row_to_json` rather than `json_build_object`: it writes no spaces.
+_COMPLETIONS = """
+    array_to_json(ARRAY(
+        SELECT row_to_json(answer)
+        FROM task_completions place
+        JOIN completions completion ON completion.id = place.completion_id
+        LEFT JOIN model_versions model ON model.id = completion.model_version_id,
+        LATERAL (
+            SELECT completion.id, completion.text, completion.source, completion.parent_id,
+                   completion.model_version_id, model.name AS model_version, completion.finish_reason
+        ) answer
+        WHERE place.task_id = rankings.task_id
+        ORDER BY place.position
+    ))
+"""
+_PROMPT = """
+    (SELECT row_to_json(side) FROM (SELECT prompts.id, prompts.split, prompts.messages) side)
+"""
+_JUDGE = "CASE WHEN {table}.is_simulated THEN 'simulated' ELSE 'human' END"
+
+
+def ranking_lines(session: Session, project_id: UUID, filters: Filters | None = None) -> Generator[bytes, None, None]:
+    """Yield the project's rankings in the order they were given, as JSON lines, many in a chunk."""
+    yield from copied(session, as_json(selected(session, "rankings", project_id, filters or Filters())))
+
+
+def selected(session: Session, source: Source, project_id: UUID, filters: Filters) -> Select[Any]:
+    """Return the statement of all that the filters choose, in its order; raise `InvalidInputError` on a bad one."""
+    return _SELECTED[source](session, project_id, filters)
+
+
+def as_json(statement: Select[Any], limit: int | None = None) -> Select[tuple[str]]:
+    """Return the statement whose only column is the JSON of each row."""
+    line = statement.limit(limit).subquery("line")
+    return select(literal_column("row_to_json(line)::text")).select_from(line)
+
+
+def last_of_page(session: Session, statement: Select[Any], limit: int) -> UUID | None:
+    """Return the id of the last of the first so many rows, by which the next page begins; None if no more follow."""
+    line = statement.offset(limit - 1).limit(2).subquery("line")
+    ids = session.scalars(select(line.c.id)).all()
+    return ids[0] if len(ids) > 1 else None
+
+
+def _rankings(session: Session, project_id: UUID, filters: Filters) -> Select[Any]:
+    labelers = _labelers(session, project_id)
+    chosen = {user: name for user, name in labelers.items() if filters.labeler in (None, name)}
+    names = _names(chosen)
+    line = (
         select(
-            Ranking,
-            Prompt.id.label("prompt_id"),
-            Prompt.split,
-            Prompt.messages,
-            User.email,
-            GuidelineVersion.version,
-            later.id.label("later_id"),
+            literal_column("1").label("schema_version"),
+            Ranking.id,
+            Ranking.project_id,
+            Ranking.task_id,
+            literal_column(_PROMPT).label("prompt"),
+            literal_column(_COMPLETIONS).label("completions"),
+            Ranking.origin,
             Task.purpose,
+            Ranking.groups.label("ranking"),
+            Ranking.strengths,
+            Ranking.acceptable,
+            Ranking.judgements,
+            Ranking.reason,
+            Ranking.shown_order,
+            names.c.name.label("labeler"),
+            literal_column(_JUDGE.format(table="rankings")).label("judge"),
+            GuidelineVersion.version.label("guideline_version"),
+            Ranking.seconds,
+            Ranking.is_simulated.label("simulated"),
+            Ranking.counted,
+            Ranking.not_counted_reason,
             quarantines.is_set_aside(Ranking).label("quarantined"),
+            Ranking.supersedes,
+            (~answered.is_latest(Ranking)).label("superseded"),
+            Ranking.retracts,
+            Ranking.created_at,
         )
         .join(Task, Task.id == Ranking.task_id)
         .join(Prompt, Prompt.id == Task.prompt_id)
-        .join(User, User.id == Ranking.user_id)
         .join(GuidelineVersion, GuidelineVersion.id == Ranking.guideline_version_id)
-        .outerjoin(later, later.supersedes == Ranking.id)
-        .where(Ranking.project_id == project_id)
-        .order_by(Ranking.created_at, Ranking.id)
+        .join(names, names.c.user_id == Ranking.user_id)
+        .where(Ranking.project_id == project_id, *_conditions(filters))
     )
-    # yield_per makes this a cursor on the server: one batch of rows is in memory, however many there are.
-    with session.execute(query.execution_options(yield_per=BATCH)) as rows:
-        for batch in rows.partitions():
-            answers = _completions(session, {row.Ranking.task_id for row in batch})
-            yield b"".join(
-                _record(row, answers[row.Ranking.task_id]).model_dump_json().encode() + b"\n" for row in batch
-            )
+    if filters.after is not None:
+        since = session.scalar(
+            select(Ranking.created_at).where(Ranking.id == filters.after, Ranking.project_id == project_id)
+        )
+        if since is None:
+            raise InvalidInputError("“after” is no id of a ranking of this project.")
+        line = line.where(tuple_(Ranking.created_at, Ranking.id) > tuple_(since, filters.after))
+    return line.order_by(Ranking.created_at, Ranking.id)
 
 
-def _completions(session: Session, task_ids: set[UUID]) -> dict[UUID, list[ExportedCompletion]]:
-    answers: dict[UUID, list[ExportedCompletion]] = defaultdict(list)
-    rows = session.execute(
+def _prompts(session: Session, project_id: UUID, filters: Filters) -> Select[Any]:
+    line = select(Prompt.id, Prompt.id.label("prompt_id"), Prompt.split, Prompt.messages, Prompt.position).where(
+        Prompt.project_id == project_id, *([Prompt.split == filters.split] if filters.split else [])
+    )
+    if filters.after is not None:
+        place = session.scalar(
+            select(Prompt.position).where(Prompt.id == filters.after, Prompt.project_id == project_id)
+        )
+        if place is None:
+            raise InvalidInputError("“after” is no id of a prompt of this project.")
+        line = line.where(Prompt.position > place)
+    return line.order_by(Prompt.position)
+
+
+def _demonstrations(session: Session, project_id: UUID, filters: Filters) -> Select[Any]:
+    labelers = _labelers(session, project_id)
+    names = _names({user: name for user, name in labelers.items() if filters.labeler in (None, name)})
+    line = (
         select(
-            TaskCompletion.task_id,
-            Completion.id,
-            Completion.text,
-            Completion.source,
-            Completion.parent_id,
-            Completion.model_version_id,
-            ModelVersion.name,
-            Completion.finish_reason,
+            Demonstration.id,
+            Prompt.id.label("prompt_id"),
+            Prompt.split,
+            Prompt.messages,
+            Demonstration.text.label("completion"),
+            names.c.name.label("labeler"),
+            literal_column(_JUDGE.format(table="demonstrations")).label("judge"),
+            Demonstration.created_at,
         )
-        .join(Completion, Completion.id == TaskCompletion.completion_id)
-        .outerjoin(ModelVersion, ModelVersion.id == Completion.model_version_id)
-        .where(TaskCompletion.task_id.in_(task_ids))
-        .order_by(TaskCompletion.task_id, TaskCompletion.position)
+        .join(Task, Task.id == Demonstration.task_id)
+        .join(Prompt, Prompt.id == Task.prompt_id)
+        .join(GuidelineVersion, GuidelineVersion.id == Demonstration.guideline_version_id)
+        .join(names, names.c.user_id == Demonstration.user_id)
+        .where(
+            Demonstration.project_id == project_id,
+            *standing.demonstrations(),
+            *_shared_conditions(filters, Demonstration),
+        )
     )
-    for row in rows:
-        answers[row.task_id].append(
-            ExportedCompletion(
-                id=row.id,
-                text=row.text,
-                source=row.source,
-                parent_id=row.parent_id,
-                model_version_id=row.model_version_id,
-                model_version=row.name,
-                finish_reason=row.finish_reason,
+    if filters.after is not None:
+        since = session.scalar(
+            select(Demonstration.created_at).where(
+                Demonstration.id == filters.after, Demonstration.project_id == project_id
             )
         )
-    return answers
+        if since is None:
+            raise InvalidInputError("“after” is no id of a demonstration of this project.")
+        line = line.where(tuple_(Demonstration.created_at, Demonstration.id) > tuple_(since, filters.after))
+    return line.order_by(Demonstration.created_at, Demonstration.id)
 
 
-def _record(row: Row[Any], completions: Sequence[ExportedCompletion]) -> ExportedRanking:
-    ranking: Ranking = row.Ranking
-    return ExportedRanking(
-        id=ranking.id,
-        project_id=ranking.project_id,
-        task_id=ranking.task_id,
-        prompt=ExportedPrompt(id=row.prompt_id, split=row.split, messages=row.messages),
-        completions=list(completions),
-        origin=ranking.origin,
-        purpose=row.purpose,
-        ranking=ranking.groups,
-        strengths=ranking.strengths,
-        acceptable=ranking.acceptable,
-        judgements=ranking.judgements,
-        reason=ranking.reason,
-        shown_order=ranking.shown_order,
-        labeler=pseudonyms.of_labeler(row.email),
-        guideline_version=row.version,
-        seconds=ranking.seconds,
-        simulated=ranking.is_simulated,
-        counted=ranking.counted,
-        not_counted_reason=ranking.not_counted_reason,
-        quarantined=row.quarantined,
-        supersedes=ranking.supersedes,
-        superseded=row.later_id is not None,
-        retracts=ranking.retracts,
-        created_at=ranking.created_at,
-    )
+_SELECTED: dict[Source, Callable[[Session, UUID, Filters], Select[Any]]] = {
+    "rankings": _rankings,
+    "prompts": _prompts,
+    "demonstrations": _demonstrations,
+}
+
+
+def copied(session: Session, statement: Select[tuple[str]]) -> Generator[bytes, None, None]:
+    """Yield what the statement's one column of JSON holds, a line for each row, in chunks of whole lines.
+
+    `COPY` as text would double each backslash. As CSV it quotes only what holds the delimiter, the quote or a line end,
+    and JSON holds no control character: so with these two the bytes are the JSON, and a line end after each.
+    """
+    connection = session.connection()
+    # In the order of the index, so that the first line comes at once and nothing is sorted on disk.
+    session.execute(text("SET LOCAL enable_sort = off"))
+    compiled = statement.compile(dialect=connection.dialect)
+    sql = f"COPY ({compiled}) TO STDOUT (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02')"
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  (it is checked out)
+    chunk, size = [], 0
+    with driver.cursor() as cursor, cursor.copy(sql, compiled.params) as copy:
+        for block in copy:
+            chunk.append(block)
+            size += len(block)
+            if size >= CHUNK_BYTES:
+                yield b"".join(chunk)
+                chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)
+
+
+def _names(labelers: dict[UUID, str]) -> TableValuedAlias:
+    """Return the pseudonyms as a table to join, so that who somebody is never leaves the database."""
+    ids = literal(list(labelers), ARRAY(PG_UUID(as_uuid=True)))
+    names = literal(list(labelers.values()), ARRAY(Text))
+    return func.unnest(ids, names).table_valued("user_id", "name").render_derived("labeler")
+
+
+def _labelers(session: Session, project_id: UUID) -> dict[UUID, str]:
+    worked = exists().where(Assignment.user_id == User.id, Task.id == Assignment.task_id, Task.project_id == project_id)
+    rows = session.execute(select(User.id, User.email).where(worked).order_by(User.id))
+    return {user_id: pseudonyms.of_labeler(email) for user_id, email in rows}
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    found = _shared_conditions(filters, Ranking)
+    if filters.origin is not None:
+        found.append(Ranking.origin == filters.origin)
+    if filters.counted is not None:
+        found.append(Ranking.counted.is_(filters.counted))
+    if filters.state == "current":
+        found += standing.rankings()
+    return found
+
+
+def _shared_conditions(filters: Filters, table: type[Ranking] | type[Demonstration]) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if filters.since is not None:
+        found.append(table.created_at >= filters.since)
+    if filters.until is not None:
+        found.append(table.created_at < filters.until)
+    if filters.guideline_version is not None:
+        found.append(GuidelineVersion.version == filters.guideline_version)
+    if filters.judge is not None:
+        found.append(literal_column(_JUDGE.format(table=table.__tablename__)) == filters.judge)
+    if filters.split is not None:
+        found.append(Prompt.split == filters.split)
+    return found

@@ -109,7 +109,7 @@ MATRIX = {
 
 @pytest.mark.parametrize("token", MATRIX)
 def test_a_token_opens_exactly_what_its_scopes_and_project_say(scene: Scene, get: Get, token: str | None) -> None:
-    paths = ("/projects", f"/projects/{scene.project.id}/comparisons", f"/runs/{scene.run.id}")
+    paths = ("/projects", f"/projects/{scene.project.id}/export", f"/runs/{scene.run.id}")
     answers = [get(f"/api/v1{path}", token) for path in paths]
     assert tuple(answer.status_code for answer in answers) == MATRIX[token]
     for answer in answers:
@@ -156,7 +156,7 @@ def test_the_database_holds_no_usable_token(scene: Scene) -> None:
 
 
 def test_what_does_not_exist_is_404_also_for_ids_that_are_none(scene: Scene, get: Get) -> None:
-    for path in (f"/projects/{uuid4()}/comparisons", "/projects/1/comparisons", f"/runs/{uuid4()}", "/runs/x"):
+    for path in (f"/projects/{uuid4()}/export", "/projects/1/export", f"/runs/{uuid4()}", "/runs/x"):
         assert get(f"/api/v1{path}", "both").status_code == 404, path
 
 
@@ -177,7 +177,7 @@ def test_the_export_loses_nothing(scene: Scene, get: Get) -> None:
         )
         second = rank(session, task, labeler, [[2], [0, 1]], supersedes=first.id, is_simulated=True)
         third = rank(session, task, scene.admin, [[1], [0], [2]], counted=False, not_counted_reason="late")
-    answer = get(f"/api/v1/projects/{prompt.project_id}/comparisons", "both")
+    answer = get(f"/api/v1/projects/{prompt.project_id}/export", "both")
     assert answer.headers["content-type"] == "application/x-ndjson"
     lines = [ExportedRanking.model_validate_json(line) for line in answer.content.splitlines()]
     assert [line.id for line in lines] == [first.id, second.id, third.id]
@@ -201,11 +201,11 @@ def test_the_export_loses_nothing(scene: Scene, get: Get) -> None:
 def test_the_export_has_the_same_bytes_twice_and_in_batches_of_any_size(
     scene: Scene, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = f"/api/v1/projects/{scene.project.id}/comparisons"
+    path = f"/api/v1/projects/{scene.project.id}/export"
     whole = get(path, "both").content
     assert whole.count(b"\n") == 6
-    for size in (1, 4):
-        monkeypatch.setattr(exports, "BATCH", size)
+    for size in (1, 4_000):
+        monkeypatch.setattr(exports, "CHUNK_BYTES", size)
         assert get(path, "both").content == whole
 
 
@@ -213,7 +213,7 @@ def test_a_ranking_that_comes_during_an_export_is_not_in_it(scene: Scene, monkey
     from app.db import reading
     from app.models import Task
 
-    monkeypatch.setattr(exports, "BATCH", 2)
+    monkeypatch.setattr(exports, "CHUNK_BYTES", 1)
     with reading() as moment:
         lines = exports.ranking_lines(moment, scene.project.id)
         count = next(lines).count(b"\n")
@@ -228,7 +228,7 @@ def test_a_ranking_that_comes_during_an_export_is_not_in_it(scene: Scene, monkey
 
 
 def test_exports_use_no_more_connections_than_theirs(scene: Scene, get: Get) -> None:
-    path = f"/api/v1/projects/{scene.project.id}/comparisons"
+    path = f"/api/v1/projects/{scene.project.id}/export"
     for _ in range(5):  # more than the pool has: each has given its connection back
         assert get(path, "both").status_code == 200
     from app.db import get_reading_engine
@@ -258,7 +258,7 @@ def test_an_export_that_the_client_leaves_gives_its_connection_back(scene: Scene
 
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "path": f"/api/v1/projects/{scene.project.id}/comparisons", "raw_path": b"", "root_path": "",
+            "path": f"/api/v1/projects/{scene.project.id}/export", "raw_path": b"", "root_path": "",
             "query_string": b"", "scheme": "http", "server": ("testserver", 80), "client": ("127.0.0.1", 1),
             "headers": [(b"host", b"testserver"), (b"authorization", f"Bearer {scene.tokens['both']}".encode())],
         }  # fmt: skip
@@ -278,7 +278,7 @@ def test_when_all_export_connections_are_taken_the_answer_is_503_and_not_half_a_
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(reading()).connection()
-        answer = get(f"/api/v1/projects/{scene.project.id}/comparisons", "both")
+        answer = get(f"/api/v1/projects/{scene.project.id}/export", "both")
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
 
@@ -292,11 +292,12 @@ def test_the_description_names_every_route_with_its_errors(scene: Scene, client:
     document = json.loads(client.get("/api/openapi.json").content)
     assert set(document["paths"]) == {
         "/api/v1/projects",
-        "/api/v1/projects/{project_id}/comparisons",
+        "/api/v1/projects/{project_id}/export",
+        "/api/v1/projects/{project_id}/export/manifest",
         "/api/v1/runs/{run_id}",
     }
     for path in document["paths"].values():
         assert {"200", "401", "403", "404"} <= set(path["get"]["responses"])
         assert path["get"]["security"]
-    lines = document["paths"]["/api/v1/projects/{project_id}/comparisons"]["get"]["responses"]["200"]["content"]
+    lines = document["paths"]["/api/v1/projects/{project_id}/export"]["get"]["responses"]["200"]["content"]
     assert "ranking" in lines["application/x-ndjson"]["schema"]["properties"]

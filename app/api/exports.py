@@ -1,0 +1,148 @@
+"""REST API, version 1: the export of a project in any format, streamed, and the manifest that says what it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+from uuid import UUID
+
+import anyio
+from fastapi import APIRouter, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app import compression
+from app.api.callers import ExportCaller
+from app.api.problems import BUSY, PROBLEMS, REFUSED
+from app.db import SessionDep, reading
+from app.services import conversions, projects
+from app.services.conversions import Export
+from app.services.exports import ExportedRanking, Filters
+from app.services.formats.catalog import FORMATS, named
+from app.services.formats.records import Loss
+
+router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS | REFUSED | BUSY, tags=["export"])
+
+MOST = 10_000_000
+
+
+class ExportQuery(Filters):
+    """The parameters of an export: its format, what it does with ties, and the filters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: str = Field("plackett", description=", ".join(FORMATS), examples=["trl"])
+    ties: Literal["drop", "both", "margin0"] = Field(
+        "drop", description="in formats of pairs that know no tie: left out, written both ways, or with margin 0"
+    )
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: int | None = Field(None, ge=1, le=MOST, description="rankings in a page; `Link` then names the next page")
+
+    def export(self, project_id: UUID) -> Export:
+        """Return what is asked for; raise `InvalidInputError` for a format that there is not."""
+        filters = Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+        return Export(project_id, named(self.format), filters, self.ties, self.limit)
+
+
+Asked = Annotated[ExportQuery, Query()]
+
+
+class LossOut(BaseModel):
+    """What the format could not carry: counts by kind, rankings left out by reason, and both as sentences."""
+
+    model_config = ConfigDict(extra="forbid")
+    dropped: dict[str, int]
+    left_out: dict[str, int]
+    noted: dict[str, int]
+    sentences: list[str]
+
+
+class ManifestOut(BaseModel):
+    """What an export holds at this moment. `sha256` and `bytes` are of the file before any compression."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: str
+    project_id: UUID
+    filters: dict[str, Any]
+    ties: str
+    limit: int | None
+    moment: datetime
+    of: Literal["rankings", "prompts", "demonstrations"]
+    records: int
+    rows: int
+    bytes: int
+    sha256: str
+    loss: LossOut
+
+
+class ClosingStream(StreamingResponse):
+    """A stream whose source is closed however it ends, also when the client goes away in the middle."""
+
+    def __init__(
+        self, lines: Iterator[bytes], close: Callable[[], None], media_type: str, headers: dict[str, str]
+    ) -> None:
+        super().__init__(lines, media_type=media_type, headers=headers)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, then close its source."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await run_in_threadpool(self._close)
+
+
+@router.get(
+    "",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "The file, one JSON object a line (or CSV), in the order the rankings were given.",
+            "content": {"application/x-ndjson": {"schema": ExportedRanking.model_json_schema()}},
+        }
+    },
+)
+def export(
+    project_id: UUID, session: SessionDep, caller: ExportCaller, request: Request, asked: Asked
+) -> StreamingResponse:
+    """Stream a project's rankings, prompts or demonstrations as they are at the moment of the request.
+
+    An export that broke off goes on with `after`, the id of the last complete line (`limit` and the header `Link` do
+    the same for formats without ids). It is compressed when `Accept-Encoding` names zstd or gzip.
+    """
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    wanted = asked.export(project_id)
+    source = ExitStack()
+    with source:
+        moment = source.enter_context(reading())
+        # Waits for a connection now: once the stream has begun, its status cannot say 503 any more.
+        moment.connection()
+        headers = {"Vary": "Accept-Encoding"}
+        following = conversions.next_after(moment, wanted)
+        if following is not None:
+            query = asked.model_dump(mode="json", exclude_none=True) | {"after": following}
+            headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
+        chunks: Iterator[bytes] = source.enter_context(closing(conversions.chunks(moment, wanted, Loss())))
+        encoding = compression.chosen(request.headers.get("accept-encoding", ""))
+        if encoding is not None:
+            headers["Content-Encoding"] = encoding
+            chunks = source.enter_context(closing(compression.compressed(chunks, encoding)))
+        kept = source.pop_all()
+    return ClosingStream(chunks, kept.close, wanted.format.media_type, headers)
+
+
+@router.get("/manifest")
+def manifest(project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Asked) -> ManifestOut:
+    """Say what an export with the same parameters holds now, and what its format loses. Takes as long as the export."""
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    wanted = asked.export(project_id)
+    with reading() as moment:
+        return ManifestOut(**conversions.manifest(moment, wanted))
