@@ -20,9 +20,10 @@ TWIG = Tree([4], [[3]])
 
 def test_completions_follow_their_prompt_at_the_positions_they_would_have_alone() -> None:
     batch = tree.collate([TWIG, FORK], CPU, shared=True)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 1, 8, 9, 1], [4, 3, 0, 0, 0, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4], [0, 1, 0, 0, 0, 0, 0]]
-    # The twig was given first: its token comes first, predicted by position 0 of the second row.
+    # One row of nine tokens instead of two of seven.
+    assert batch.input_ids.tolist() == [[5, 6, 7, 1, 8, 9, 1, 4, 3]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1]]
+    # The twig was given first: its token comes first, predicted by place 7.
     assert batch.targets.tolist() == [3, 7, 1, 8, 9, 1]
     assert batch.sources.tolist() == [7, 1, 2, 1, 4, 5]
     assert batch.owners.tolist() == [0, 1, 1, 2, 2, 2]
@@ -49,7 +50,7 @@ def test_a_token_sees_its_prompt_and_its_own_completion_and_nothing_else() -> No
 
 def test_the_mask_of_flex_attention_is_the_same_function_of_places() -> None:
     batch = tree.collate([FORK, TWIG], CPU, shared=True)
-    rows, places = torch.arange(2)[:, None, None], torch.arange(7)
+    rows, places = torch.arange(1)[:, None, None], torch.arange(9)
     for window in (None, 2):
         found = tree.sees_at(
             batch.tree, batch.branch, batch.position_ids, window, rows, rows, places[:, None], places[None]
@@ -66,8 +67,14 @@ def test_rows_repeat_the_prompt_and_need_no_mask() -> None:
 
 def test_single_answers_of_one_length_need_no_mask_either() -> None:
     assert not tree.collate([TWIG, TWIG], CPU, shared=True).masked
-    assert tree.collate([TWIG, Tree([4, 4], [[3, 3]])], CPU, shared=True).masked is False
     assert tree.collate([TWIG, TWIG, Tree([4, 4], [[3, 3]])], CPU, shared=True).masked
+
+
+def test_rows_are_levelled_where_that_saves_padding() -> None:
+    # Three rows of 440 hold 200 tokens of padding, two of 560 hold 0. Where all are full already, rows stay short.
+    lengths = [440, 280, 280, 120]
+    assert [sum(lengths[index] for index in row) for row in tree.pack(lengths)] == [560, 560]
+    assert tree.pack([200, 200, 200]) == [[0], [1], [2]]
 
 
 sizes = st.tuples(st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=5))
@@ -139,7 +146,7 @@ def test_every_family_says_the_same_of_trees_as_of_each_answer_alone(
     model = build(family)
     batch = tree.collate(some_trees(), CPU, shared=True)
     assert batch.masked
-    assert len(batch.input_ids) == 2  # the twig shares a row with the second tree
+    assert len(batch.input_ids) < 3  # trees share a row
     together = modeling.completion_logps(model, batch)
     expected = []
     for prompt, completions, _ in some_trees():
