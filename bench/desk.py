@@ -115,8 +115,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def make_project(name: str, tasks: int, *, overlap: int = 3, k: int = 4) -> UUID:
-    """Make a project with so many open ranking tasks of `k` answers, and return its id."""
+def make_project(name: str, tasks: int, *, overlap: int = 3, k: int = 4, with_answers: bool = True) -> UUID:
+    """Make a project with so many open ranking tasks of `k` answers, or of none to save time, and return its id."""
     with db.transaction() as session:
         admin = _person(f"{name} admin", "admin")
         session.add(admin)
@@ -139,7 +139,7 @@ def make_project(name: str, tasks: int, *, overlap: int = 3, k: int = 4) -> UUID
                     "last": min(first + 20_000, tasks) - 1,
                     "overlap": overlap,
                     "sentence": SENTENCE,
-                    "k": k,
+                    "k": k if with_answers else 0,
                 },
             )
     analyse()
