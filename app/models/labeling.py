@@ -243,7 +243,14 @@ class Ranking(Base):
         CheckConstraint("NOT retracts OR (supersedes IS NOT NULL AND NOT counted)", name="retracts"),
         CheckConstraint("acceptable BETWEEN 0 AND jsonb_array_length(groups)", name="acceptable"),
         Index("ix_rankings_project_created", "project_id", "created_at", "id"),
-        Index("ix_rankings_first", "user_id", "project_id", "created_at", postgresql_where=sql("supersedes IS NULL")),
+        Index(
+            "ix_rankings_first",
+            "user_id",
+            "project_id",
+            "created_at",
+            postgresql_where=sql("supersedes IS NULL AND origin <> 'edit'"),
+        ),
+        Index("ix_rankings_retracts", "user_id", "project_id", postgresql_where=sql("retracts")),
     )
 
     id: Mapped[IdPk]
@@ -281,8 +288,13 @@ class Demonstration(Base):
         CheckConstraint("counted OR not_counted_reason IS NOT NULL", name="not_counted_reason"),
         CheckConstraint("NOT retracts OR (supersedes IS NOT NULL AND NOT counted)", name="retracts"),
         Index(
-            "ix_demonstrations_first", "user_id", "project_id", "created_at", postgresql_where=sql("supersedes IS NULL")
+            "ix_demonstrations_first",
+            "user_id",
+            "project_id",
+            "created_at",
+            postgresql_where=sql("supersedes IS NULL AND completion_id IS NULL"),
         ),
+        Index("ix_demonstrations_retracts", "user_id", "project_id", postgresql_where=sql("retracts")),
     )
 
     id: Mapped[IdPk]

@@ -48,17 +48,29 @@ SELECT CASE WHEN (SELECT count(*) FROM behind) >= :many THEN :many
 """)
 
 # An answer counts once, however often it is changed, and not at all when it was taken back. An edit is a part of it.
-_DONE = text("""
+_DONE_SINCE = """
 SELECT count(*) FILTER (WHERE NOT gone AND is_today) - count(*) FILTER (WHERE gone AND is_today) AS today,
        count(*) FILTER (WHERE NOT gone) - count(*) FILTER (WHERE gone) AS total
-FROM (SELECT created_at >= date_trunc('day', clock_timestamp()) AS is_today, retracts AS gone FROM rankings r
-      WHERE user_id = :user_id AND project_id = :project_id AND origin <> 'edit' AND (supersedes IS NULL
-            OR retracts AND NOT EXISTS (SELECT 1 FROM rankings later WHERE later.supersedes = r.id))
+FROM (SELECT created_at >= date_trunc('day', now()) AS is_today, false AS gone FROM rankings
+      WHERE user_id = :user_id AND project_id = :project_id AND created_at >= <since>
+        AND supersedes IS NULL AND origin <> 'edit'
       UNION ALL
-      SELECT created_at >= date_trunc('day', clock_timestamp()), retracts FROM demonstrations d
-      WHERE user_id = :user_id AND project_id = :project_id AND completion_id IS NULL AND (supersedes IS NULL
-            OR retracts AND NOT EXISTS (SELECT 1 FROM demonstrations later WHERE later.supersedes = d.id))) done
-""")
+      SELECT created_at >= date_trunc('day', now()), true FROM rankings r
+      WHERE user_id = :user_id AND project_id = :project_id AND created_at >= <since>
+        AND retracts AND origin <> 'edit'
+        AND NOT EXISTS (SELECT 1 FROM rankings later WHERE later.supersedes = r.id)
+      UNION ALL
+      SELECT created_at >= date_trunc('day', now()), false FROM demonstrations
+      WHERE user_id = :user_id AND project_id = :project_id AND created_at >= <since>
+        AND supersedes IS NULL AND completion_id IS NULL
+      UNION ALL
+      SELECT created_at >= date_trunc('day', now()), true FROM demonstrations d
+      WHERE user_id = :user_id AND project_id = :project_id AND created_at >= <since>
+        AND retracts AND completion_id IS NULL
+        AND NOT EXISTS (SELECT 1 FROM demonstrations later WHERE later.supersedes = d.id)) done
+"""
+_DONE = text(_DONE_SINCE.replace("<since>", "'-infinity'"))
+_DONE_TODAY = text(_DONE_SINCE.replace("<since>", "date_trunc('day', now())"))
 
 
 @dataclass(frozen=True)
@@ -96,10 +108,10 @@ class WorkLine:
         return self.project.state == "open" and not self.is_over and self.refusal is None
 
 
-def mine(session: Session, project_id: UUID, user: User) -> MyProgress:
-    """Return a labeler's own progress in one project."""
+def mine(session: Session, project_id: UUID, user: User, *, today_only: bool = False) -> MyProgress:
+    """Return a labeler's own progress in one project; with `today_only` the total is today's, which is faster."""
     parameters = {"project_id": project_id, "user_id": user.id, "many": MANY, "tags": list(user.tags)}
-    done = session.execute(_DONE, parameters).one()
+    done = session.execute(_DONE_TODAY if today_only else _DONE, parameters).one()
     trial = trials.of(session, session.get_one(Project, project_id), user)
     if trial is not None:
         return MyProgress(done.today, done.total, trial.needed - trial.done, 0, trial)

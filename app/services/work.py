@@ -111,7 +111,7 @@ def open_task(
     is_changing = changing and may_change
     if filled is None:
         filled = _stored_fields(session, assignment, user, stored) if assignment.state == "done" else {}
-    mine = progress.mine(session, project.id, user)
+    mine = progress.mine(session, project.id, user, today_only=True)
     return OpenTask(
         assignment_id=assignment.id,
         submit_id=_submit_id(assignment, stored),

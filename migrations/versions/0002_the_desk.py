@@ -198,13 +198,20 @@ def upgrade() -> None:
     op.add_column(
         "users", sa.Column("tags", postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False)
     )
-    for table in ("rankings", "demonstrations"):
+    for table, condition in (("rankings", "origin <> 'edit'"), ("demonstrations", "completion_id IS NULL")):
         op.create_index(
             f"ix_{table}_first",
             table,
             ["user_id", "project_id", "created_at"],
             unique=False,
-            postgresql_where=sa.text("supersedes IS NULL"),
+            postgresql_where=sa.text(f"supersedes IS NULL AND {condition}"),
+        )
+        op.create_index(
+            f"ix_{table}_retracts",
+            table,
+            ["user_id", "project_id"],
+            unique=False,
+            postgresql_where=sa.text("retracts"),
         )
     op.create_index("ix_assignments_user_id", "assignments", ["user_id", "id"], unique=False)
     op.create_index(
@@ -228,7 +235,8 @@ def downgrade() -> None:
         op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
         op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, before)
     for table in ("rankings", "demonstrations"):
-        op.drop_index(f"ix_{table}_first", table_name=table, postgresql_where=sa.text("supersedes IS NULL"))
+        op.drop_index(f"ix_{table}_retracts", table_name=table)
+        op.drop_index(f"ix_{table}_first", table_name=table)
     op.drop_index("ix_assignments_user_id", table_name="assignments")
     op.drop_index(
         "ix_assignments_user_expired", table_name="assignments", postgresql_where=sa.text("state = 'expired'")
