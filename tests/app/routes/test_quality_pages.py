@@ -23,7 +23,7 @@ from app.models import (
     Task,
     TaskCompletion,
 )
-from app.services import references
+from app.services import edits, references
 from app.worker import tasks as worker
 
 
@@ -273,6 +273,26 @@ def test_a_gold_task_looks_like_any_other(database: str, sign_in: SignIn) -> Non
         page = re.sub(r'(X-CSRF-Token": |name="csrf_token" value=)"[^"]+"', "TOKEN", page)
         pages.append(re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", page))
     assert pages[0] == pages[1]
+
+
+def test_what_a_labeler_sees_of_their_own_answers_does_not_tell_a_gold_task(world: World, sign_in: SignIn) -> None:
+    gold = task_ids(world, begun=False)[0]
+    _known(world, "gold", gold)
+    _set(world, gold_percent=50)
+    with db.transaction() as session:  # nothing else is left to hand out
+        session.execute(update(Task).where(Task.id != gold).values(state="closed"))
+    labeler = world.labelers[0]
+    browser = sign_in(labeler)
+    taken = next(found for found in (take(world, labeler) for _ in range(100)) if found is not None)
+    path = f"/work/assignments/{taken.id}"
+    board = the_board(browser.get(path).text) | {"edit_A": "Better."}
+    assert browser.post_form(f"{path}/ranking", board).status_code == 303
+    with db.transaction() as session:
+        kept = session.scalars(select(Ranking).where(Ranking.origin == "edit")).one()
+        assert kept.not_counted_reason == edits.MEASURES
+    mine = browser.get(f"/work/{world.project_id}/mine").text
+    assert mine.count("Open and change") == 5  # four ordinary ones, and this one
+    assert "No:" not in mine
 
 
 def test_a_trial_shows_its_progress_and_its_outcome(world: World, make_user: MakeUser, sign_in: SignIn) -> None:
