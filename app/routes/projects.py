@@ -84,7 +84,7 @@ class NewProjectPage:
 
 @dataclass(frozen=True)
 class OverviewPage:
-    """Context of `projects/overview.html`."""
+    """Context of `projects/overview.html`. Some counts end at `many`."""
 
     project: Project
     overview: Overview
@@ -94,6 +94,7 @@ class OverviewPage:
     is_late: bool | None
     open_flags: int
     open_leases: int
+    many: int
     may_change: bool
 
 
@@ -335,6 +336,7 @@ def _overview(
         project_overview.is_late(project, counts),
         flags.count_open(session, project.id),
         leases.count_open(session, project.id),
+        project_overview.MANY,
         may_change,
     )
     return render(request, "projects/overview.html", page, status)

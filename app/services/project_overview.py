@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, exists, func, literal, select, text, union_all
+from sqlalchemy import ColumnElement, case, exists, func, literal, select, text, union_all
 from sqlalchemy.orm import Session
 
 from app.models import Assignment, Completion, Demonstration, Project, Prompt, Ranking, Task, User
@@ -14,6 +14,7 @@ from app.services.answered import last_words
 from app.services.assignments import SKIP_REASONS, TaskKind
 
 HOURS = 24
+MANY = 100_000
 KINDS: tuple[TaskKind, ...] = ("ranking", "demonstration")
 
 
@@ -78,7 +79,9 @@ class LabelerLine:
 class Overview:
     """A project at a glance. `per_hour` counts rankings of the last 24 hours, the oldest hour first.
 
-    `queue` holds the tasks by kind and purpose: those to be collected, gold ones and trial ones.
+    `sampled` and `ranked` are counted up to `MANY`, and `labelers` over the newest `MANY` answers of each kind, so that
+    the page of a large project stays quick. `queue` holds the tasks by kind and purpose: those to be collected, gold
+    ones and trial ones.
     """
 
     prompts: int
@@ -121,16 +124,12 @@ class Overview:
 
 def overview(session: Session, project_id: UUID) -> Overview:
     """Return everything the project page counts."""
-    prompts, held_out, sampled, ranked = session.execute(
-        select(
-            func.count(),
-            func.count().filter(Prompt.split == "held_out"),
-            func.count().filter(exists().where(Completion.prompt_id == Prompt.id)),
-            func.count().filter(
-                exists().where(Task.prompt_id == Prompt.id, Task.kind == "ranking", Task.done_count > 0)
-            ),
-        ).where(Prompt.project_id == project_id)
+    prompts, held_out = session.execute(
+        select(func.count(), func.count().filter(Prompt.split == "held_out")).where(Prompt.project_id == project_id)
     ).one()
+    sampled = _some_prompts(session, project_id, exists().where(Completion.prompt_id == Prompt.id))
+    is_ranked = exists().where(Task.prompt_id == Prompt.id, Task.kind == "ranking", Task.done_count > 0)
+    ranked = _some_prompts(session, project_id, is_ranked)
     queue = _queue(session, project_id)
     return Overview(
         prompts,
@@ -161,6 +160,11 @@ def is_late(project: Project, found: Overview) -> bool | None:
     if project.deadline_at is None or found.done_at is None:
         return None
     return found.done_at > project.deadline_at
+
+
+def _some_prompts(session: Session, project_id: UUID, condition: ColumnElement[bool]) -> int:
+    some = select(literal(1)).where(Prompt.project_id == project_id, condition).limit(MANY).subquery()
+    return session.scalar(select(func.count()).select_from(some)) or 0
 
 
 def _queue(session: Session, project_id: UUID) -> dict[tuple[str, str], TaskCounts]:
@@ -240,21 +244,16 @@ def _per_hour(session: Session, project_id: UUID) -> tuple[int, ...]:
 
 
 def _labelers(session: Session, project_id: UUID) -> tuple[LabelerLine, ...]:
+    newest = [
+        select(table.user_id, literal(kind).label("kind"), table.counted, table.seconds, table.created_at)
+        .where(table.project_id == project_id, *last_words(table))
+        .order_by(table.created_at.desc(), table.id.desc())
+        .limit(MANY)
+        .subquery()
+        for table, kind in ((Ranking, "ranking"), (Demonstration, "demonstration"))
+    ]
     answers = union_all(
-        select(
-            Ranking.user_id,
-            literal("ranking").label("kind"),
-            Ranking.counted,
-            Ranking.seconds,
-            Ranking.created_at,
-        ).where(Ranking.project_id == project_id, *last_words(Ranking)),
-        select(
-            Demonstration.user_id,
-            literal("demonstration").label("kind"),
-            Demonstration.counted,
-            Demonstration.seconds,
-            Demonstration.created_at,
-        ).where(Demonstration.project_id == project_id, *last_words(Demonstration)),
+        *map(select, newest),
         select(
             Assignment.user_id,
             literal("skip").label("kind"),

@@ -14,6 +14,7 @@ from .labeling import letters, rank_by_form
 from .pages import pages_of
 from .world import make_studio
 
+DESK = ("settings", "guidelines", "own answers")
 WIDTHS = {1280: 1000, 390: 1180}
 """Width of the window, and how much of a page is kept, in pixels."""
 
@@ -37,13 +38,14 @@ def test_every_screen_of_the_guide_is_drawn(
         "run",
         "models",
         "quality",
+        *DESK,
     ):
         user, path = known[name]
         for width in WIDTHS:
             for scheme in ("light", "dark") if name == "ranking" else ("light",):
                 page = _open(open_page, user, path, name, width, scheme)
                 suffix = "-dark" if scheme == "dark" else ""
-                _draw(page, screenshots / f"{name}-{width}{suffix}.png", width)
+                _draw(page, screenshots / f"{name.replace(' ', '-')}-{width}{suffix}.png", width)
                 page.context.close()
 
 
