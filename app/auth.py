@@ -12,11 +12,12 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
 from app.db import SessionDep
-from app.errors import ForbiddenError, NotSignedInError
+from app.errors import ForbiddenError, NotSignedInError, StaleFormError
 from app.models import User, WebSession
 from app.services import access
 from app.settings import get_settings
@@ -65,7 +66,11 @@ def clear_session_cookie(response: Response) -> None:
 
 def current_session(request: Request, session: SessionDep) -> WebSession | None:
     """Return the live session this browser holds, with its user, or None."""
-    token = request.cookies.get(cookie_name())
+    return recognise(request, session, request.cookies.get(cookie_name()))
+
+
+def recognise(request: Request, session: Session, token: str | None) -> WebSession | None:
+    """Return the live session of a token, or None, and let the page that is rendered next know whose it is."""
     found = access.find_session(session, token) if token else None
     # The layout and the error pages read these, even after a rollback; they must not need the database again.
     request.state.viewer = access.viewer_of(found.user) if found else None
@@ -140,7 +145,7 @@ async def check_csrf(
         field = (await request.form()).get("csrf_token")
         sent = field if isinstance(field, str) else ""
     if not hmac.compare_digest(sent.encode(), web_session.csrf_token.encode()):
-        raise ForbiddenError(_STALE)
+        raise StaleFormError(_STALE)
 
 
 def page_router(prefix: str = "") -> APIRouter:

@@ -37,6 +37,10 @@ class ForbiddenError(PlackettError):
     status = HTTPStatus.FORBIDDEN
 
 
+class StaleFormError(ForbiddenError):
+    """A form of ours carries the token of a session that has ended since, and another one is open (403)."""
+
+
 class NotFoundError(PlackettError):
     """The object does not exist, or the person may not know that it does (404)."""
 

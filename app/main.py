@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app.api import exports, v1
 from app.auth import GUARDS
 from app.error_pages import HANDLERS
+from app.errors import NotSignedInError, StaleFormError
 from app.middleware import BodyLimit, Envelope
 from app.routes import (
     adjudications,
@@ -83,6 +84,13 @@ PUBLIC = frozenset(
 )
 """Routes that strangers may use. Everything else carries a guard of `app.auth`."""
 
+ANSWERS: dict[Any, Any] = {
+    **HANDLERS,
+    NotSignedInError: auth.on_not_signed_in,
+    StaleFormError: auth.on_stale_form,
+}
+"""What answers for each kind of failure. FastAPI takes functions of both kinds, its type only one."""
+
 IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import")
 
 
@@ -97,7 +105,7 @@ def create_app() -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         redirect_slashes=False,
-        exception_handlers=HANDLERS,  # type: ignore[arg-type]  # FastAPI's type asks for async handlers or Any
+        exception_handlers=ANSWERS,
     )
     app.state.streams = Streams(settings.chat_streams)
     for router in ROUTERS:

@@ -13,8 +13,10 @@ from starlette.responses import Response
 from app import auth
 from app.auth import MaybeUser, SignedIn, page_router, public_page_router
 from app.db import SessionDep, transaction
+from app.error_pages import on_expected
 from app.errors import InvalidInputError, NotSignedInError
 from app.forms import FormModel, Secret, Submitted, blank, form_of
+from app.routes import kept
 from app.services import access, accounts, passwords
 from app.templating import redirect, render
 
@@ -31,6 +33,8 @@ class SignInForm(FormModel):
     email: str = Field(min_length=1, max_length=254)
     password: Secret
     next: str = ""
+    kept: str = ""
+    kept_for: str = ""
 
 
 class RedeemForm(FormModel):
@@ -52,6 +56,7 @@ class SignInPage:
     """Context of `auth/sign_in.html`."""
 
     form: Submitted[SignInForm]
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,43 @@ async def sign_in(
 
     Three steps, so that neither a thread nor a database connection is held while the hash waits for its turn.
     """
+    keeps = bool(submitted.values.get("kept"))
     if submitted.data is None:
-        return render(request, "auth/sign_in.html", SignInPage(submitted), 422)
+        return render(request, "auth/sign_in.html", SignInPage(submitted, keeps), 422)
     form = submitted.data
     attempt = await run_in_threadpool(_admit, form.email, _address(request))
     fits = await passwords.matches_waiting(attempt.password_hash, form.password)
     try:
         token = await run_in_threadpool(_finish, attempt, fits, request)
     except NotSignedInError as error:
-        return render(request, "auth/sign_in.html", SignInPage(submitted.refused(error)), error.status)
-    response = redirect(auth.local_path(form.next))
+        return render(request, "auth/sign_in.html", SignInPage(submitted.refused(error), keeps), error.status)
+    if keeps:
+        await run_in_threadpool(_recognise, request, token)
+        response = kept.page(request, form.kept_for, form.kept)
+    else:
+        response = redirect(auth.local_path(form.next))
     auth.set_session_cookie(response, token)
     return response
+
+
+async def on_not_signed_in(request: Request, error: Exception) -> Response:
+    """Answer a stranger; who sent work with a session that has ended signs in again and finds it kept."""
+    fields = await kept.sent(request)
+    if fields is None:
+        return on_expected(request, error)
+    form = blank(next=request.url.path.rpartition("/")[0], kept=kept.as_text(fields), kept_for=request.url.path)
+    return render(request, "auth/sign_in.html", SignInPage(form, keeps=True), 401)
+
+
+async def on_stale_form(request: Request, error: Exception) -> Response:
+    """Answer a form with an old token; who sent work with it, and has signed in since, finds it kept."""
+    fields = await kept.sent(request)
+    return on_expected(request, error) if fields is None else kept.page(request, request.url.path, fields, 403)
+
+
+def _recognise(request: Request, token: str) -> None:
+    with transaction() as session:
+        auth.recognise(request, session, token)
 
 
 def _admit(email: str, address: str) -> access.Attempt:

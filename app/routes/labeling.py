@@ -9,7 +9,8 @@
     POST /work/assignments/{id}/{draft,keep,ahead,give-back}    what the page does by itself, with JavaScript
 
 Ranking, demonstration and skip answer with the next task: a 303 to it, or for htmx its part of the page in the same
-response.
+response. A page that has fetched that very task ahead says so in the header `Plackett-Ahead`; then the answer's header
+`Plackett-Shown` names it, and the body holds only what is new beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from app.auth import SignedIn, page_router
 from app.db import SessionDep
 from app.done import DONE
+from app.error_pages import error_response
 from app.errors import ConflictError, ForbiddenError, InvalidInputError, PlackettError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Assignment, User
@@ -49,6 +51,12 @@ from app.templating import is_htmx, redirect, render
 
 router = page_router("/work")
 
+AHEAD = "Plackett-Ahead"
+"""Names the assignment that a page holds ready: in the answer that hands it over, and in what the page sends later."""
+
+SHOWN = "Plackett-Shown"
+"""Names the assignment that the page is to show from what it holds ready."""
+
 Fields = list[tuple[str, str]]
 Submit = Callable[[Session, UUID, User, UUID, Mapping[str, str]], Stored]
 
@@ -61,6 +69,7 @@ class WorkPage:
     many: int
     chatting: set[UUID]
     has_chats: bool
+    notice: Notice
 
 
 class NextForm(FormModel):
@@ -92,11 +101,11 @@ SentFields = Annotated[Fields, Depends(sent_fields)]
 
 
 @router.get("")
-def home(request: Request, user: SignedIn, session: SessionDep) -> Response:
-    """Show what waits for this labeler in each project."""
-    lines = progress.my_work(session, user)
+def home(request: Request, user: SignedIn, session: SessionDep, after: UUID | None = None) -> Response:
+    """Show what waits for this labeler in each project, and the way back to the answer they come from."""
+    lines, notice = progress.my_work(session, user), work.offer_undo(session, after, user)
     chatting = chat_models.offering(session, [line.project.id for line in lines if line.project.state == "open"])
-    page = WorkPage(lines, progress.MANY, chatting, has_chats=bool(chats.mine(session, user, limit=1)))
+    page = WorkPage(lines, progress.MANY, chatting, bool(chats.mine(session, user, limit=1)), notice)
     return render(request, "labeling/work.html", page)
 
 
@@ -114,13 +123,25 @@ def take_next(
     taken = assignments.claim(session, project, user, submitted.data.kind)
     if taken is None:
         return redirect("/work", done="none-left" if project.state == "open" else "is-paused")
+    assignments.mark_shown(session, taken)
     return redirect(f"/work/assignments/{taken}")
 
 
 @router.get("/assignments/{assignment_id}")
-def show(request: Request, assignment_id: UUID, user: SignedIn, session: SessionDep, change: bool = False) -> Response:
-    """Show a task of the labeler's own: to be answered, as it was answered, or with its answer to be changed."""
-    return _page(request, work.open_task(session, assignment_id, user, changing=change))
+def show(
+    request: Request,
+    assignment_id: UUID,
+    user: SignedIn,
+    session: SessionDep,
+    change: bool = False,
+    after: UUID | None = None,
+) -> Response:
+    """Show a task of the labeler's own: to be answered, as it was answered, or with its answer to be changed.
+
+    `after` is the task whose answer led here: for some seconds it can be taken back.
+    """
+    notice = work.offer_undo(session, after, user)
+    return _page(request, work.open_task(session, assignment_id, user, changing=change, notice=notice))
 
 
 @router.post("/assignments/{assignment_id}/ranking")
@@ -180,6 +201,8 @@ def flag(
     try:
         flags.add(session, assignment_id, user, values.get("reason", ""), values.get("note", ""))
     except InvalidInputError as error:
+        if is_htmx(request):  # The board beside it stays as it is, whatever is filled in there.
+            return error_response(request, error.status, error.message, headers={"HX-Reswap": "afterbegin"})
         return _refused(request, session, user, assignment_id, error, {})
     if is_htmx(request):
         return render(request, "labeling/_flagged.html")
@@ -208,7 +231,7 @@ def take_ahead(request: Request, assignment_id: UUID, user: SignedIn, session: S
     if following is None:
         return Response(status_code=204)
     task = work.open_task(session, following, user)
-    return render(request, "labeling/_task.html", task, headers={"Plackett-Assignment": str(following)})
+    return render(request, "labeling/_task.html", task, headers={AHEAD: str(following)})
 
 
 @router.post("/assignments/{assignment_id}/give-back")
@@ -236,15 +259,23 @@ def _go_on(request: Request, session: SessionDep, user: User, finished: Assignme
         following = _claim(session, user, finished)
     except ForbiddenError:  # what was sent is kept all the same; the page of all work says why there is no more
         following = None
+    notice = _notice(finished, done)
     if following is None:
-        answer = redirect("/work", done=done)
+        answer = _redirect_after(notice, "/work", done)
         return Response(headers={"HX-Redirect": answer.headers["location"]}) if is_htmx(request) else answer
     assignments.mark_shown(session, following)
     address = f"/work/assignments/{following}"
     if not is_htmx(request):
-        return redirect(address, done=done)
-    task = work.open_task(session, following, user, notice=_notice(finished, done))
+        return _redirect_after(notice, address, done)
+    if request.headers.get(AHEAD) == str(following):
+        headers = {"HX-Push-Url": address, SHOWN: str(following)}
+        return render(request, "labeling/_shown.html", work.aside(session, following, user, notice), headers=headers)
+    task = work.open_task(session, following, user, notice=notice)
     return render(request, "labeling/_task.html", task, headers={"HX-Push-Url": address})
+
+
+def _redirect_after(notice: Notice, path: str, done: str) -> Response:
+    return redirect(f"{path}?after={notice.undo}" if notice.undo else path, done=done)
 
 
 def _claim(session: SessionDep, user: User, beside: Assignment, ahead_of: UUID | None = None) -> UUID | None:

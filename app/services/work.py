@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError
@@ -50,6 +50,16 @@ class Notice:
     tone: str = "good"
     undo: UUID | None = None
     undo_seconds: int = rankings.UNDO_SECONDS
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What stands beside a task's title and is new with every answer: the context of `labeling/_shown.html`."""
+
+    project_name: str
+    progress: MyProgress
+    waiting: int
+    notice: Notice
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,36 @@ def open_task(
         error=error,
         notice=notice or Notice(),
     )
+
+
+def aside(session: Session, assignment_id: UUID, user: User, notice: Notice) -> Aside:
+    """Return what changes beside a task that the labeler's page has fetched ahead; see `OpenTask` for the rest."""
+    task = assignments.access_assignment(session, assignment_id, user).task
+    project = projects.get(session, task.project_id)
+    mine = progress.mine(session, project.id, user)
+    waiting = mine.rankings_waiting if task.kind == "ranking" else mine.demonstrations_waiting
+    return Aside(project.name, mine, waiting, notice)
+
+
+def offer_undo(session: Session, assignment_id: UUID | None, user: User) -> Notice:
+    """Return the offer to take back the answer that a page was redirected from, or an empty notice.
+
+    It is empty when there is no such answer of this labeler's, or it is older than the offer lasts.
+    """
+    if assignment_id is None:
+        return Notice()
+    latest = (
+        select(table.created_at, table.retracts).where(
+            table.assignment_id == assignment_id, table.user_id == user.id, answered.is_latest(table)
+        )
+        for table in (Ranking, Demonstration)
+    )
+    stored = union_all(*latest).subquery()
+    age = func.extract("epoch", func.clock_timestamp() - stored.c.created_at)
+    seconds = session.scalar(select(age).where(~stored.c.retracts))
+    if seconds is None or seconds >= rankings.UNDO_SECONDS:
+        return Notice()
+    return Notice(undo=assignment_id, undo_seconds=rankings.UNDO_SECONDS - int(seconds))
 
 
 def _stored_fields(

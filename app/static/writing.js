@@ -1,4 +1,4 @@
-// Counts the words of a demonstration while it is written; Ctrl+Enter submits it.
+// What is written: counts the words of a demonstration, and opens an answer's own text to be improved.
 "use strict";
 
 (() => {
@@ -17,7 +17,26 @@
     count();
   }
 
+  // A version that is as the answer was is no version: it is emptied again when its fold is closed.
+  function startImproving(details) {
+    const field = details.querySelector("[data-source]");
+    const fill = (text) => {
+      field.value = text;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    details.addEventListener("toggle", () => {
+      if (details.open && !field.value && !field.disabled) fill(field.dataset.source);
+      else if (!details.open && field.value.trim() === field.dataset.source.trim()) fill("");
+    });
+    details.querySelector("[data-drop-edit]")?.addEventListener("click", () => {
+      fill("");
+      details.open = false;
+      details.querySelector("summary").focus();
+    });
+  }
+
   document.body.addEventListener("htmx:load", (event) => {
     for (const form of event.target.querySelectorAll("form.writing")) start(form);
+    for (const details of event.target.querySelectorAll("details.improve")) startImproving(details);
   });
 })();

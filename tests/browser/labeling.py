@@ -29,7 +29,20 @@ def drag(page: Page, letter: str, rank: int) -> None:
     page.mouse.down()
     page.mouse.move(start[0] + 9, start[1] + 9)
     page.mouse.move(*end, steps=4)
-    expect(zone).to_have_class("zone is-over")
+    expect(zone).to_contain_class("is-over")
+    page.mouse.up()
+
+
+def drag_line(page: Page, below: int | None) -> None:
+    """Drag the line to its place below a rank, or off the board."""
+    mark = page.locator("[data-drag-line]")
+    target = page.locator(".task-title" if below is None else f"[data-gap='{below}']")
+    mark.scroll_into_view_if_needed()
+    start, end = _middle(mark), _middle(target)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(start[0] + 9, start[1] + 9)
+    page.mouse.move(*end, steps=4)
     page.mouse.up()
 
 

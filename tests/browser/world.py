@@ -41,7 +41,7 @@ Groups = list[set[str]]
 
 
 def make_project(
-    session: Session, admin: User, questions: Sequence[str] = tuple(QUESTIONS), **values: object
+    session: Session, admin: User, questions: Sequence[str] = tuple(QUESTIONS), /, **values: object
 ) -> Project:
     """A project with these prompts, none of them held out unless asked for."""
     settings = {"name": PROJECT, "guidelines": GUIDELINES, "k": 4, "overlap": 2, "held_out_percent": 0, **values}
@@ -90,9 +90,11 @@ def sample(session: Session, admin: User, model: ModelVersion, answers: Mapping[
     return run
 
 
-def open_for_ranking(session: Session, admin: User, folder: Path, questions: Mapping[str, Sequence[str]]) -> Project:
-    """A project with these questions and answers, its ranking tasks open."""
-    project = make_project(session, admin, tuple(questions), k=len(next(iter(questions.values()))))
+def open_for_ranking(
+    session: Session, admin: User, folder: Path, questions: Mapping[str, Sequence[str]], /, **values: object
+) -> Project:
+    """A project with these questions and answers, its ranking tasks open; `values` are `NewProject`'s."""
+    project = make_project(session, admin, tuple(questions), k=len(next(iter(questions.values()))), **values)
     sample(session, admin, make_model(session, project, admin, folder), questions)
     tasks.open_tasks(session, project, admin, "ranking")
     return project

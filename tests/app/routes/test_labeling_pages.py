@@ -38,6 +38,11 @@ class Desk:
     address: str
     submit_id: str
 
+    @property
+    def after(self) -> str:
+        """The query that a page is called with after this task has been answered."""
+        return f"after={self.address.rpartition('/')[2]}&done=saved"
+
     def send(self, kind: str = "ranking", headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         data = {"submit_id": self.submit_id, **fields}
         return self.browser.post_form(f"{self.address}/{kind}", data, headers=headers)
@@ -80,7 +85,7 @@ RANKS = {"rank_A": "2", "rank_B": "1", "rank_C": "2"}
 def test_a_ranking_is_saved_and_leads_to_the_next_task(desk: Desk) -> None:
     answer = desk.send(**RANKS)
     assert answer.status_code == 303
-    assert re.fullmatch(r"/work/assignments/[0-9a-f-]{36}\?done=saved", answer.headers["location"])
+    assert re.fullmatch(rf"/work/assignments/[0-9a-f-]{{36}}\?{desk.after}", answer.headers["location"])
     assert desk.address not in answer.headers["location"]
     assert "Saved. Thank you." in desk.browser.get(answer.headers["location"]).text
     (stored,) = stored_rankings(desk.world)
@@ -105,9 +110,9 @@ def test_the_last_task_leads_back_to_the_work_page(desk: Desk) -> None:
     for _ in range(2):
         answer = current.send(**RANKS)
         current = at(desk.browser, desk.user, desk.world, answer.headers["location"])
-    assert current.send(headers=HTMX, **RANKS).headers["HX-Redirect"] == "/work?done=saved"
+    assert current.send(headers=HTMX, **RANKS).headers["HX-Redirect"] == f"/work?{current.after}"
     # The same again, now as a plain form: the answer is stored already and says so in the same way.
-    assert current.send(**RANKS).headers["location"] == "/work?done=saved"
+    assert current.send(**RANKS).headers["location"] == f"/work?{current.after}"
     assert len(stored_rankings(desk.world)) == 3
     nothing = desk.browser.post_form(f"/work/{desk.world.project_id}/next", {"kind": "ranking"})
     assert nothing.headers["location"] == "/work?done=none-left"
@@ -237,7 +242,7 @@ def test_a_paused_project_takes_the_work_in_hand_and_hands_out_no_more(desk: Des
         project = session.get_one(Project, desk.world.project_id)
         projects.set_state(session, project, desk.world.admin, "paused")
     assert "Go on with your ranking" in desk.browser.get("/work").text
-    assert desk.send(**RANKS).headers["location"] == "/work?done=saved"
+    assert desk.send(**RANKS).headers["location"] == f"/work?{desk.after}"
     refused = desk.browser.post_form(f"/work/{desk.world.project_id}/next", {"kind": "ranking"})
     assert refused.headers["location"] == "/work?done=is-paused"
     assert len(stored_rankings(desk.world)) == 1
