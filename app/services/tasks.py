@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError
 from app.models import Completion, Project, Prompt, Run, Task, TaskCompletion, User
-from app.services import audit
+from app.services import audit, projects
 from app.services.assignments import TaskKind
 from trainer.records import Sample
 
@@ -102,6 +102,7 @@ def add_sampled(session: Session, run: Run, samples: list[Sample], model_version
 
 def open_tasks(session: Session, project: Project, user: User, kind: TaskKind) -> int:
     """Open the project's tasks of one kind, on behalf of an admin, and return how many are new to labelers."""
+    projects.lock(session, project.id)  # one change of many tasks comes after the other
     opened = (open_ranking_tasks if kind == "ranking" else open_demonstration_tasks)(session, project)
     if opened:
         audit.record(session, user, "tasks.opened", "project", project.id, kind=kind, count=opened)
