@@ -38,6 +38,13 @@ WorkersOption = Annotated[int, typer.Option("--web-workers", min=1, help="Number
 VarOption = Annotated[Path | None, typer.Option("--var", help="Data folder; default PLACKETT_VAR, else ./var.")]
 
 
+class Judge(StrEnum):
+    """What judged in an imported file."""
+
+    HUMAN = "human"
+    AI = "ai"
+
+
 class Queue(StrEnum):
     """The two queues a worker can serve."""
 
@@ -182,6 +189,50 @@ def create_admin(
     with access.database_for_command(settings), db.transaction() as session:
         accounts.create_admin(session, email, name, password)
     console.print(f"{email} can sign in now, as an admin.")
+
+
+@app.command("import")
+def import_rankings(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file, as it is or gzip.")
+    ],
+    project: Annotated[str, typer.Option(help="Name of the project that gets the rankings.")],
+    by: Annotated[str, typer.Option(help="E-mail of the admin who does it; the audit log names them.")],
+    format_name: Annotated[str, typer.Option("--format", help="Its format; docs/imports.md lists them.")] = "plackett",
+    dataset: Annotated[str, typer.Option(help="Where it comes from; default: the file's name.")] = "",
+    judge: Annotated[Judge | None, typer.Option(help="What judged; default: what is usual in the format.")] = None,
+) -> None:
+    """Import rankings that were made elsewhere, all or nothing. Importing a file again adds nothing."""
+    settings = _settings()
+    from app import db
+    from app.embedded import access
+    from app.services import accounts, projects, ranking_imports
+
+    with (
+        access.database_for_command(settings),
+        file.open("rb") as opened,
+        console.status("Importing …"),
+        db.transaction() as session,
+    ):
+        report = ranking_imports.import_file(
+            session,
+            projects.named(session, project),
+            accounts.admin_named(session, by),
+            opened,
+            format_name=format_name,
+            dataset=dataset or file.name,
+            judge=None if judge is None else "ai" if judge is Judge.AI else "human",
+        )
+    console.print(f"{report.added:,} rankings of {report.labelers:,} labelers on {report.prompts:,} new prompts.")
+    for count, what in (
+        (report.duplicates_in_file, "stood in the file before"),
+        (report.duplicates_in_project, "stood in the project before"),
+        (report.left_out, "lines were left out"),
+    ):
+        if count:
+            console.print(f"{count:,} {what}.")
+    for line in report.left_out_lines:
+        console.print(f"  {line}", style="dim")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.api import exports, v1
+from app.api import exports, imports, v1
 from app.auth import GUARDS
 from app.error_pages import HANDLERS
 from app.errors import NotSignedInError, StaleFormError
@@ -68,6 +68,7 @@ ROUTERS = (
     tokens.router,
     v1.router,
     exports.router,
+    imports.router,
 )
 
 PUBLIC = frozenset(
@@ -92,6 +93,7 @@ ANSWERS: dict[Any, Any] = {
 """What answers for each kind of failure. FastAPI takes functions of both kinds, its type only one."""
 
 IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import")
+IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import|/api/v1/projects/[^/]+/import")
 
 
 def create_app() -> FastAPI:

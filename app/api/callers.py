@@ -37,4 +37,5 @@ def _with_scope(scope: str) -> Callable[[Caller], Caller]:
 
 
 ExportCaller = Annotated[Caller, Depends(_with_scope("export:read"))]
+ImportCaller = Annotated[Caller, Depends(_with_scope("import:write"))]
 RunsCaller = Annotated[Caller, Depends(_with_scope("runs:read"))]

@@ -3,6 +3,7 @@
 from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt, User, WebSession
 from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
+from app.models.importing import Import
 from app.models.labeling import (
     Assignment,
     Completion,
@@ -43,6 +44,7 @@ __all__ = [
     "Flag",
     "GuidelineRead",
     "GuidelineVersion",
+    "Import",
     "Invitation",
     "Membership",
     "ModelVersion",

@@ -18,12 +18,14 @@ ROLES = ("labeler", "reviewer", "admin")
 class User(Base):
     """A person, or a simulated labeler (`is_simulated`), who can sign in. Never deleted, only disabled.
 
-    `tags` name what they can judge, such as `lang:de`; a task that asks for tags goes only to who has them all.
+    `is_imported` is a labeler of rankings from elsewhere, who never signs in. `tags` name what they can judge, such as
+    `lang:de`; a task that asks for tags goes only to who has them all.
     """
 
     __tablename__ = "users"
     __table_args__ = (
         CheckConstraint("role IN ('labeler', 'reviewer', 'admin')", name="role"),
+        CheckConstraint("NOT is_imported OR disabled_at IS NOT NULL", name="is_imported"),
         Index("uq_users_email_lower", func.lower(text("email")), unique=True),
     )
 
@@ -33,6 +35,7 @@ class User(Base):
     role: Mapped[str]
     password_hash: Mapped[str]
     is_simulated: Mapped[bool] = mapped_column(server_default=text("false"))
+    is_imported: Mapped[bool] = mapped_column(server_default=text("false"))
     tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[Now]

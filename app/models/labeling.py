@@ -135,7 +135,7 @@ class Task(Base):
 
     __tablename__ = "tasks"
     __table_args__ = (
-        CheckConstraint("kind IN ('ranking', 'demonstration', 'edit', 'chat')", name="kind"),
+        CheckConstraint("kind IN ('ranking', 'demonstration', 'edit', 'chat', 'import')", name="kind"),
         CheckConstraint("purpose IN ('collect', 'gold', 'screening')", name="purpose"),
         CheckConstraint("(purpose = 'collect') = (reference IS NULL)", name="reference"),
         CheckConstraint("state IN ('draft', 'open', 'closed')", name="state"),
@@ -239,7 +239,8 @@ class Ranking(Base):
     __tablename__ = "rankings"
     __table_args__ = (
         CheckConstraint("counted OR not_counted_reason IS NOT NULL", name="not_counted_reason"),
-        CheckConstraint("origin IN ('task', 'edit', 'chat', 'adjudication')", name="origin"),
+        CheckConstraint("origin IN ('task', 'edit', 'chat', 'adjudication', 'import')", name="origin"),
+        CheckConstraint("(origin = 'import') = (import_id IS NOT NULL)", name="import_id"),
         CheckConstraint("NOT retracts OR (supersedes IS NOT NULL AND NOT counted)", name="retracts"),
         CheckConstraint("acceptable BETWEEN 0 AND jsonb_array_length(groups)", name="acceptable"),
         Index("ix_rankings_project_created", "project_id", "created_at", "id"),
@@ -262,6 +263,7 @@ class Ranking(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
     guideline_version_id: Mapped[UUID] = mapped_column(ForeignKey("guideline_versions.id"))
     origin: Mapped[str] = mapped_column(server_default=sql("'task'"))
+    import_id: Mapped[UUID | None] = mapped_column(ForeignKey("imports.id"))
     groups: Mapped[list[Any]]
     strengths: Mapped[list[int | None] | None] = mapped_column(ARRAY(SmallInteger))
     acceptable: Mapped[int | None]

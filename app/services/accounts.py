@@ -166,7 +166,9 @@ def open_invitations(session: Session) -> Sequence[Invitation]:
 
 def list_users(session: Session) -> Sequence[User]:
     """Return everyone, active accounts first, then by name."""
-    return session.scalars(select(User).order_by(User.disabled_at.is_not(None), func.lower(User.name), User.id)).all()
+    return session.scalars(
+        select(User).where(~User.is_imported).order_by(User.disabled_at.is_not(None), func.lower(User.name), User.id)
+    ).all()
 
 
 def change_role(session: Session, actor: User, user_id: UUID, role: str) -> None:
@@ -228,3 +230,15 @@ def change_password(session: Session, user: User, current: str, new: str) -> Non
     )
     access.end_all_sessions(session, user.id)
     audit.record(session, user, "user.password_changed", "user", user.id)
+
+
+def admin_named(session: Session, email: str) -> User:
+    """Return the active admin with this address, or raise `NotFoundError`."""
+    user = session.scalar(
+        select(User).where(
+            func.lower(User.email) == email.strip().lower(), User.role == "admin", User.disabled_at.is_(None)
+        )
+    )
+    if user is None:
+        raise NotFoundError(f"There is no active admin with the address {email}.")
+    return user

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError
-from app.models import Assignment, Demonstration, GuidelineVersion, Prompt, Ranking, Task, User
+from app.models import Assignment, Demonstration, GuidelineVersion, Import, Prompt, Ranking, Task, User
 from app.services import answered, pseudonyms, quarantines, standing
 
 CHUNK_BYTES = 1 << 16
@@ -39,7 +39,7 @@ CHUNK_BYTES = 1 << 16
 Judge = Literal["human", "simulated", "ai"]
 Split = Literal["train", "held_out"]
 Source = Literal["rankings", "prompts", "demonstrations"]
-Origin = Literal["task", "edit", "chat", "adjudication"]
+Origin = Literal["task", "edit", "chat", "adjudication", "import"]
 
 
 class ExportedMessage(BaseModel):
@@ -78,8 +78,8 @@ class ExportedRanking(BaseModel):
     `ranking` lists tie groups, the best first; answers it leaves out stand below them, in no order. `strengths` says
     how much better each group is than the next (1 slightly, 2 clearly, 3 much, null where nobody said), `acceptable`
     how many of the first groups are acceptable. `judgements` holds the answers to the criteria by completion.
-    `judge` says what judged, `purpose` is `collect` but for tasks whose answer is known, `retracts` marks an undo,
-    `quarantined` what no snapshot takes now.
+    `judge` says what judged, `dataset` where a ranking of the origin `import` comes from. `purpose` is `collect` but
+    for tasks whose answer is known, `retracts` marks an undo, `quarantined` what no snapshot takes now.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -105,6 +105,7 @@ class ExportedRanking(BaseModel):
     counted: bool
     not_counted_reason: str | None
     quarantined: bool
+    dataset: str | None
     supersedes: UUID | None
     superseded: bool
     retracts: bool
@@ -141,7 +142,9 @@ _COMPLETIONS = """
         LEFT JOIN model_versions model ON model.id = completion.model_version_id,
         LATERAL (
             SELECT completion.id, completion.text, completion.source, completion.parent_id,
-                   completion.model_version_id, model.name AS model_version, completion.finish_reason
+                   completion.model_version_id,
+                   coalesce(model.name, completion.sampling->>'model') AS model_version,
+                   completion.finish_reason
         ) answer
         WHERE place.task_id = rankings.task_id
         ORDER BY place.position
@@ -150,7 +153,8 @@ _COMPLETIONS = """
 _PROMPT = """
     (SELECT row_to_json(side) FROM (SELECT prompts.id, prompts.split, prompts.messages) side)
 """
-_JUDGE = "CASE WHEN {table}.is_simulated THEN 'simulated' ELSE 'human' END"
+_JUDGE = "CASE WHEN demonstrations.is_simulated THEN 'simulated' ELSE 'human' END"
+_RANKING_JUDGE = "CASE WHEN imports.judge = 'ai' THEN 'ai' WHEN rankings.is_simulated THEN 'simulated' ELSE 'human' END"
 
 
 def ranking_lines(session: Session, project_id: UUID, filters: Filters | None = None) -> Generator[bytes, None, None]:
@@ -197,13 +201,14 @@ def _rankings(session: Session, project_id: UUID, filters: Filters) -> Select[An
             Ranking.reason,
             Ranking.shown_order,
             names.c.name.label("labeler"),
-            literal_column(_JUDGE.format(table="rankings")).label("judge"),
+            literal_column(_RANKING_JUDGE).label("judge"),
             GuidelineVersion.version.label("guideline_version"),
             Ranking.seconds,
             Ranking.is_simulated.label("simulated"),
             Ranking.counted,
             Ranking.not_counted_reason,
             quarantines.is_set_aside(Ranking).label("quarantined"),
+            Import.dataset,
             Ranking.supersedes,
             (~answered.is_latest(Ranking)).label("superseded"),
             Ranking.retracts,
@@ -213,6 +218,7 @@ def _rankings(session: Session, project_id: UUID, filters: Filters) -> Select[An
         .join(Prompt, Prompt.id == Task.prompt_id)
         .join(GuidelineVersion, GuidelineVersion.id == Ranking.guideline_version_id)
         .join(names, names.c.user_id == Ranking.user_id)
+        .outerjoin(Import, Import.id == Ranking.import_id)
         .where(Ranking.project_id == project_id, *_conditions(filters))
     )
     if filters.after is not None:
@@ -250,7 +256,7 @@ def _demonstrations(session: Session, project_id: UUID, filters: Filters) -> Sel
             Prompt.messages,
             Demonstration.text.label("completion"),
             names.c.name.label("labeler"),
-            literal_column(_JUDGE.format(table="demonstrations")).label("judge"),
+            literal_column(_JUDGE).label("judge"),
             Demonstration.created_at,
         )
         .join(Task, Task.id == Demonstration.task_id)
@@ -340,7 +346,8 @@ def _shared_conditions(filters: Filters, table: type[Ranking] | type[Demonstrati
     if filters.guideline_version is not None:
         found.append(GuidelineVersion.version == filters.guideline_version)
     if filters.judge is not None:
-        found.append(literal_column(_JUDGE.format(table=table.__tablename__)) == filters.judge)
+        judge = _RANKING_JUDGE if table is Ranking else _JUDGE
+        found.append(literal_column(judge) == filters.judge)
     if filters.split is not None:
         found.append(Prompt.split == filters.split)
     return found

@@ -20,6 +20,8 @@ FIELD = "guidelines"
 """The form field with the number of the version that a change of an earlier answer was made under."""
 
 MOST_REMEMBERED = 256
+IMPORTED_VERSION = 0
+"""The version that imported rankings name, made under guidelines not known here; a project's own count from 1."""
 _REMEMBERED: dict[UUID, Guideline] = {}
 
 

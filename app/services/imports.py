@@ -58,7 +58,7 @@ class Reading:
 def read_prompts(file: BinaryIO, file_format: Format = "auto") -> Reading:
     """Read a file of prompts; problems are in the result, never raised. Memory holds one line and the result."""
     reading = Reading()
-    for number, raw in _lines(file):
+    for number, raw in lines(file):
         if number > MAX_LINES:
             reading.note(f"The file has more than {MAX_LINES:,} lines; split it into several.")
             break
@@ -77,7 +77,7 @@ def read_prompts(file: BinaryIO, file_format: Format = "auto") -> Reading:
                 break
             file_format = "jsonl" if line.startswith(b"{") else "text"
         try:
-            text = _decoded(line)
+            text = decoded(line)
             messages, tagged = (
                 ((Message("user", text),), []) if file_format == "text" else _conversation(text, reading.ignored_keys)
             )
@@ -91,7 +91,7 @@ def read_prompts(file: BinaryIO, file_format: Format = "auto") -> Reading:
     return reading
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (number, line); of a line over the limit one byte more than allowed is kept and the rest passed over."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -104,7 +104,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def _decoded(line: bytes) -> str:
+def decoded(line: bytes) -> str:
+    """Return the line as text; raise `BadLineError` when it is no UTF-8 or holds a NUL."""
     try:
         text = line.decode("utf-8", errors="strict")
     except UnicodeDecodeError as error:
@@ -116,7 +117,7 @@ def _decoded(line: bytes) -> str:
 
 def _conversation(text: str, ignored_keys: set[str]) -> tuple[tuple[Message, ...], list[str]]:
     """Return the conversation of one JSON line and its tags; keys that have no meaning here are collected."""
-    value = _parsed(text)
+    value = parsed(text)
     if not isinstance(value, dict):
         raise BadLineError("is not a JSON object.")
     if ("messages" in value) == ("prompt" in value):
@@ -162,7 +163,8 @@ def _message(item: Any, *, first: bool) -> Message:
     return Message(role, content)
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """Return the JSON value of a line; raise `BadLineError` when it is none or is one that may mean two things."""
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise BadLineError(f"is nested more than {MAX_DEPTH} levels deep.")
     try:

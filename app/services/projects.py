@@ -86,6 +86,14 @@ def lock(session: Session, project_id: UUID) -> Project:
     return project
 
 
+def named(session: Session, name: str) -> Project:
+    """Return the project of this name, or raise `NotFoundError`."""
+    project = session.scalar(select(Project).where(Project.name == name))
+    if project is None:
+        raise NotFoundError(f"There is no project named “{name}”.")
+    return project
+
+
 def listed(session: Session) -> Sequence[Project]:
     """Return every project, the newest first."""
     return session.scalars(select(Project).order_by(Project.id.desc())).all()

@@ -35,6 +35,7 @@ from app.models import (
     User,
 )
 from app.services import audit, pseudonyms, standing
+from app.services.guidelines import IMPORTED_VERSION
 from app.settings import get_settings
 from trainer import records
 
@@ -142,6 +143,7 @@ def _read(session: Session, project: Project) -> Content:
             "split_rule": SPLIT_RULE,
             "held_out_fraction": project.held_out_fraction,
             **tally.facts(),
+            **tally.imported(),
             "adjudicated": standing.adjudicated(session, project.id),
         },
     )
@@ -159,6 +161,11 @@ class _Tally:
         self._labelers[labeler][kind] += 1
         self._versions[str(version)] += 1
         self._simulated[kind] += simulated
+
+    def imported(self) -> dict[str, Any]:
+        """Return how many comparisons were made elsewhere, if any: they name a version that no project's own has."""
+        count = self._versions[str(IMPORTED_VERSION)]
+        return {"imported": {"comparisons": count}} if count else {}
 
     def facts(self) -> dict[str, Any]:
         return {

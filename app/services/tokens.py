@@ -22,7 +22,11 @@ from app.errors import ForbiddenError, InvalidInputError, NotFoundError, NotSign
 from app.models import ApiToken, Project, User
 from app.services import audit
 
-SCOPES = {"export:read": "Read projects and export rankings", "runs:read": "Read the state of runs"}
+SCOPES = {
+    "export:read": "Read projects and export rankings",
+    "import:write": "Import rankings",
+    "runs:read": "Read the state of runs",
+}
 MOST_DAYS = 365
 NOTE_USE_SECONDS = 60
 _SHAPE = re.compile(r"pkt_([0-9a-f]{16})_([0-9a-f]{64})")
@@ -103,6 +107,13 @@ def authenticate(session: Session, text: str) -> Caller:
         .values(last_used_at=now)
     )
     return Caller(row.id, frozenset(row.scopes), row.project_id)
+
+
+def maker(session: Session, caller: Caller) -> User:
+    """Return the admin whose token it is."""
+    return session.scalars(
+        select(User).join(ApiToken, ApiToken.user_id == User.id).where(ApiToken.id == caller.token_id)
+    ).one()
 
 
 def listed(session: Session) -> Sequence[tuple[ApiToken, User, str | None]]:

@@ -294,10 +294,12 @@ def test_the_description_names_every_route_with_its_errors(scene: Scene, client:
         "/api/v1/projects",
         "/api/v1/projects/{project_id}/export",
         "/api/v1/projects/{project_id}/export/manifest",
+        "/api/v1/projects/{project_id}/import",
         "/api/v1/runs/{run_id}",
     }
     for path in document["paths"].values():
-        assert {"200", "401", "403", "404"} <= set(path["get"]["responses"])
-        assert path["get"]["security"]
+        for operation in path.values():
+            assert {"200", "401", "403", "404"} <= set(operation["responses"])
+            assert operation["security"]
     lines = document["paths"]["/api/v1/projects/{project_id}/export"]["get"]["responses"]["200"]["content"]
     assert "ranking" in lines["application/x-ndjson"]["schema"]["properties"]

@@ -1,0 +1,87 @@
+"""REST API, version 1: rankings from elsewhere, sent as a file and stored all or nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Annotated, BinaryIO, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from app.api.callers import ImportCaller
+from app.api.problems import BUSY, PROBLEMS, REFUSED
+from app.db import SessionDep
+from app.services import projects, ranking_imports, tokens
+from app.services.formats.catalog import FORMATS
+
+router = APIRouter(prefix="/api/v1/projects/{project_id}/import", responses=PROBLEMS | REFUSED | BUSY, tags=["import"])
+
+_IN_MEMORY = 1 << 20
+
+
+class ImportQuery(BaseModel):
+    """Where the file comes from, its format, and what judged in it."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: str = Field(description=", ".join(name for name, of in FORMATS.items() if of.of == "rankings"))
+    dataset: str = Field(max_length=ranking_imports.MAX_NAME, examples=["hh-rlhf"])
+    judge: Literal["human", "ai"] | None = None
+
+
+class ImportOut(BaseModel):
+    """What became of the file. Duplicates are the same judgement by the same labeler; `left_out` lines held none."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+    added: int
+    prompts: int
+    labelers: int
+    duplicates_in_file: int
+    duplicates_in_project: int
+    left_out: int
+    left_out_lines: list[str]
+
+
+async def body(request: Request) -> AsyncIterator[BinaryIO]:
+    """Yield the body as a file, on disk beyond 1 MiB. It is whole before a connection of the database is taken."""
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        file.seek(0)
+        yield file  # type: ignore[misc]  # a spooled file is a binary file in all but name
+
+
+@router.post(
+    "",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+def import_rankings(
+    project_id: UUID,
+    file: Annotated[BinaryIO, Depends(body)],
+    session: SessionDep,
+    caller: ImportCaller,
+    asked: Annotated[ImportQuery, Query()],
+) -> ImportOut:
+    """Store the rankings of the file, as it is or compressed with gzip; one bad line and nothing is stored.
+
+    Sending a file again adds nothing, so it is safe to repeat a request whose answer got lost.
+    """
+    caller.require_project(project_id)
+    project = projects.get(session, project_id)
+    report = ranking_imports.import_file(
+        session,
+        project,
+        tokens.maker(session, caller),
+        file,
+        format_name=asked.format,
+        dataset=asked.dataset,
+        judge=asked.judge,
+    )
+    return ImportOut.model_validate(report)
