@@ -133,7 +133,8 @@ def get_session() -> Iterator[Session]:
 
 # Requests beyond this number wait in the event loop. Were they to wait in the pool instead, they would hold the threads
 # that the requests with a connection need to go on, and both sides would stand still until the pool gives up.
-# Two connections of the pool (`database_pool_size`) stay free for readiness checks and for what follows a commit.
+# Four connections of the pool (`database_pool_size`) stay free: two for the answers of chats (`app.streams`), two for
+# readiness checks and for what follows a commit.
 MAX_SESSIONS = 8
 
 SessionDep = Annotated[Session, Depends(get_session, scope="function", max_concurrency=MAX_SESSIONS)]

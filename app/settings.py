@@ -6,11 +6,13 @@ host already uses: `DATABASE_URL` and `REDIS_URL`. What these two do not name, `
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -41,6 +43,19 @@ class Endpoint(BaseModel):
             raise ValueError("an endpoint's base_url holds no user, password, query or fragment")
         return value.rstrip("/")
 
+    def key(self) -> str:
+        """Return the key to send, empty where none is wanted; raise `KeyError` when its variable is set nowhere.
+
+        As the settings themselves it may stand in `.env`, which is not part of the environment.
+        """
+        if self.api_key_env is None:
+            return self.api_key.get_secret_value() if self.api_key else ""
+        file = Settings.model_config.get("env_file")
+        found = os.environ.get(self.api_key_env) or (dotenv_values(str(file)) if file else {}).get(self.api_key_env)
+        if not found:
+            raise KeyError(self.api_key_env)
+        return found
+
     @model_validator(mode="after")
     def _has_one_key(self) -> Endpoint:
         if self.api_key is not None and self.api_key_env is not None:
@@ -68,7 +83,7 @@ class Settings(BaseSettings):
     session_absolute_days: int = 7
     max_form_bytes: int = 1 << 20
     max_import_bytes: int = 64 << 20
-    database_pool_size: int = Field(default=10, description="two more than the sessions the web uses at once")
+    database_pool_size: int = Field(default=12, description="four more than the sessions the web uses at once")
     statement_timeout_ms: int = 5_000
     lock_timeout_ms: int = 2_000
     run_lease_seconds: int = 60
@@ -88,6 +103,11 @@ class Settings(BaseSettings):
     chat_streams: int = Field(default=16, ge=1, description="answers that one web process receives at the same time")
     chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
     chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _null_is_no_endpoint(cls, value: object) -> object:
+        return {} if value is None else value  # how a compose file says that nothing is set
 
     @field_validator("endpoints")
     @classmethod

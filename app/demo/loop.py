@@ -9,7 +9,7 @@ What a person would do is done through the pages' forms. How a run gets on is re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def turn(scene: Scene, model: Path) -> tuple[Result, UUID]:
     figures = results.policy_figures(report_of(evaluation), folder_of(evaluation), BASE, scene.seed)
     promoted, is_better = results.choose(figures)
     promoted_id = promote(scene, project_id, promoted)
+    let_chat(scene, project_id, {promoted_id, base_id})
     with scene.story.step("next", "Sample the promoted policy's answers") as step:
         import_prompts(scene, project_id, "next_prompts.jsonl")
         sample(scene, step, project_id, promoted_id, "unsampled", scene.seed)
@@ -208,6 +209,16 @@ def promote(scene: Scene, project_id: UUID, name: str) -> UUID:
     scene.admin.open(f"/models/{model.id}")
     scene.admin.submit(scene.admin.form(f"/models/{model.id}/promote"))
     return model.id
+
+
+def let_chat(scene: Scene, project_id: UUID, model_ids: Collection[UUID]) -> None:
+    """Let models take part in live chat, on the server of models that the stack has started, if it has one."""
+    if get_settings().model_server_url is None:
+        return
+    path = f"/projects/{project_id}/chat"
+    for model_id in model_ids:
+        scene.admin.open(path)
+        scene.admin.submit(scene.admin.form(path), {"source": f"local:{model_id}", **plan.CHAT})
 
 
 def model_of(run_id: UUID) -> UUID:

@@ -15,6 +15,7 @@ HELD_OUT_PERCENT = 33
 MAX_LENGTH = 256
 
 SAMPLING = {"temperature": "0.8", "max_new_tokens": "48"}
+CHAT = {"weight": "10", "temperature": "0.8", "max_tokens": "96"}
 
 
 @dataclass(frozen=True)

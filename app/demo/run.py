@@ -66,7 +66,7 @@ def demo(
         console.print(f"\nThe whole demo took {sum(story.seconds.values()) / 60:.1f} minutes. Report: {path}")
         console.print(
             f"\n[bold]{stack.url}/projects/{project_id}[/bold]\n"
-            f"Rank the next answers yourself: {accounts.invite_guest(stack.url)} (works once)\n"
+            f"Rank the next answers, or chat with the models: {accounts.invite_guest(stack.url)} (works once)\n"
             f"Look behind the scenes: {stack.url}/sign-in as {account.email}, password {account.password}",
             soft_wrap=True,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -168,11 +167,10 @@ async def _opened(endpoint: Endpoint, question: Question) -> AsyncIterator[Async
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
-    key = endpoint.api_key.get_secret_value() if endpoint.api_key else ""
-    if endpoint.api_key_env:
-        key = os.environ.get(endpoint.api_key_env, "")
-        if not key:
-            raise EndpointError(Failure.REFUSED)
+    try:
+        key = endpoint.key()
+    except KeyError:
+        raise EndpointError(Failure.REFUSED) from None
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return headers

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import endpoint
@@ -156,7 +157,11 @@ def test_a_proxy_of_the_environment_is_not_used(configure: Configure, monkeypatc
 
 
 def test_a_key_goes_to_its_own_endpoint_and_into_no_log(
-    server: endpoint.Endpoint, configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: endpoint.Endpoint,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     caplog.set_level(logging.INFO)
     configure(api_key="canary-one")
@@ -165,7 +170,12 @@ def test_a_key_goes_to_its_own_endpoint_and_into_no_log(
     assert ask("says Hello")[2] is Failure.REFUSED, "without its key it is not even asked"
     monkeypatch.setenv("LAB_KEY", "canary-two")
     assert ask("500")[2] is Failure.BROKEN
-    assert [headers["Authorization"] for headers in server.headers] == ["Bearer canary-one", "Bearer canary-two"]
+    monkeypatch.delenv("LAB_KEY")
+    (tmp_path / ".env").write_text("LAB_KEY=canary-three\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", str(tmp_path / ".env"))
+    assert ask("500")[2] is Failure.BROKEN
+    sent = [headers["Authorization"] for headers in server.headers]
+    assert sent == ["Bearer canary-one", "Bearer canary-two", "Bearer canary-three"]
     assert "canary" not in caplog.text
     assert "canary" not in repr(get_settings())
     configure()
@@ -199,6 +209,12 @@ def test_an_endpoint_that_cannot_be_meant_is_refused_at_the_start(value: dict[st
     assert Settings(endpoints={"lab": {"base_url": "https://example.org/v1/"}}).endpoints["lab"].base_url[-3:] == "/v1"
     with pytest.raises(ValidationError):
         Settings(endpoints=value)
+
+
+def test_no_endpoint_at_all_can_be_said_in_two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said in ("null", "{}"):
+        monkeypatch.setenv("PLACKETT_ENDPOINTS", said)
+        assert Settings().endpoints == {}
 
 
 def test_every_failure_has_a_sentence() -> None:
