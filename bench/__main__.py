@@ -1,6 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [page] [sampling] [reward_speed] [dpo_speed] [export [RANKINGS]]
+python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed]
+                [export [RANKINGS]]
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import dpo_speed, export, handout, labelers, next_task, page, reward_speed, sampling
+from bench import dpo_speed, export, handout, labelers, next_task, page, quality, reward_speed, sampling
 
 BENCHES: dict[str, Callable[[], None]] = {
     "handout": handout.main,
@@ -19,6 +20,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "reward_speed": reward_speed.main,
     "dpo_speed": dpo_speed.main,
     "export": export.main,
+    "quality": quality.main,
 }
 
 

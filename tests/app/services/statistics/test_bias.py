@@ -96,6 +96,13 @@ def test_observations_of_one_cluster_do_not_count_as_many() -> None:
     assert together.high - together.low > 2 * (alone.high - alone.low)
 
 
+def test_putting_many_clusters_together_leaves_the_spread_of_a_sum_as_it_is() -> None:
+    """5,000 independent values of variance 1/4: the standard deviation of their sum is sqrt(1250)."""
+    values = np.random.default_rng(2).integers(0, 2, size=(5000, 1)).astype(float)
+    spread = evidence.resampled_sums(values).std()
+    assert spread == pytest.approx(1250**0.5, rel=0.1)
+
+
 def test_the_median_has_an_interval_of_its_own() -> None:
     found = evidence.median_interval(np.arange(101.0))
     assert found is not None
