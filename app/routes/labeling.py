@@ -285,7 +285,7 @@ def _claim(session: SessionDep, user: User, beside: Assignment, ahead_of: UUID |
 
 
 def _notice(finished: Assignment, done: str) -> Notice:
-    if done in ("skipped", "trial-active"):
+    if done == "skipped" or done.startswith("trial-"):  # a trial is over with its last answer: no way back
         return Notice(DONE[done])
     return Notice(DONE[done], "wait" if done == "saved-late" else "good", undo=finished.id)
 
