@@ -56,7 +56,13 @@ def test_an_admin_changes_what_is_asked_and_the_labeler_reads_what_is_new(
     assert [item.label for item in asked.criteria] == ["Helpful", "Honest", "Harmless", "Ours 4", "Ours 5", "Ours 6"]
     assert asked.strength == "required"
 
+    board = open_page(make_user("labeler", "Mia Duarte"), javascript=javascript)
+    board.goto("/work")
+    board.get_by_role("button", name="Start ranking").click()
+    expect(board.get_by_text("Ours 6").first).to_be_attached()
+
     work.goto(task)
+    expect(work.get_by_text("Ours 6")).to_have_count(0)  # a task in hand keeps the questions it came with
     notice = work.locator(".guidelines-notice")
     expect(notice).to_contain_text("Guidelines changed: version 2.")
     notice.get_by_role("link", name="See what is new").click()
