@@ -1,5 +1,6 @@
 """Trees: where every token lies and what it sees, how they are packed, and that the models agree with rows."""
 
+import json
 from typing import Any
 
 import pytest
@@ -258,3 +259,16 @@ def test_a_tree_that_does_not_fit_at_all_is_said_in_a_sentence() -> None:
     with pytest.raises(layout.ConfigError, match="lower max_length"):
         way.repeat(accumulate)
     assert way.tokens == layout.LEAST_TOKENS
+
+
+def test_a_resumed_run_keeps_the_budget_that_memory_left_it(tiny_model: str) -> None:
+    before, after = layout.Layout(True, 256, FLOAT), layout.Layout(True, 256, FLOAT)
+    attempts = iter([torch.OutOfMemoryError("injected"), None])
+
+    def attempt() -> None:
+        if (error := next(attempts)) is not None:
+            raise error
+
+    before.repeat(attempt)
+    after.resume(json.loads(json.dumps(before.counters())))
+    assert before.tokens == after.tokens == 128
