@@ -108,7 +108,7 @@ def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
 @torch.no_grad()
 def _probe(trunk: Any, config: Any, device: Device, *, shared: bool, together: bool) -> torch.Tensor:
     """Return the hidden states at the scored positions and ends of two small trees, in one forward or one by one."""
-    ids = torch.randint(config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.randint(config.get_text_config().vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     trees = [Tree(ids[:9], [ids[9:14], ids[14:17], ids[17:24]]), Tree(ids[24:27], [ids[27:31], ids[31:40]])]
     alone = [Tree(one.prompt, [completion]) for one in trees for completion in one.completions]
     states = []

@@ -236,6 +236,7 @@ def attention_mask(config: Any, batch: Batch) -> Any:
     One mask if all layers see equally far, else one for each kind of layer. Raises `NotImplementedError` for a kind of
     layer that no mask can express.
     """
+    config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     if not kinds <= {"full_attention", "sliding_attention"}:
