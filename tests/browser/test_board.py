@@ -138,7 +138,7 @@ def test_two_answers_are_compared_in_one_graded_row(
             expect(page.locator("input[name=choice]:checked")).to_have_value(value)
             press(page, "Enter")
         else:
-            page.locator(f".choice-{value}").click()
+            page.locator(f".verdict-{value}").click()
             submit_button(page).click()
         groups = [{second}, {BOTANIST, MINERAL} - {second}] if value == "b2" else [{BOTANIST, MINERAL}]
         expected.append((groups, strengths, acceptable))

@@ -27,10 +27,12 @@ def test_every_screen_of_the_guide_is_drawn(
     labeler = make_user("labeler", "Noor Haddad")
     studio = make_studio(admin, tmp_path, labelers)
     known = {**pages_of(studio, labeler), "work": (labelers[1], "/work")}  # somebody who is in the middle of the day
+    known["side by side"] = known["ranking"]
     for name in (
         "sign-in",
         "work",
         "ranking",
+        "side by side",
         "demonstration",
         "chat",
         "project",
@@ -52,9 +54,12 @@ def test_every_screen_of_the_guide_is_drawn(
 def _open(open_page: OpenPage, user: User | None, path: str, name: str, width: int, scheme: str) -> Page:
     page = open_page(user, width=width, height=800 if width > 700 else 844, scheme=scheme)
     page.goto(path)
-    if name == "ranking":
+    if name in ("ranking", "side by side"):
         judged = {"Give it more": 1, "Weigh your flour": 1, "There are many": 3}
         rank_by_form(page, {text: rank for text in letters(page) for start, rank in judged.items() if start in text})
+    if name == "side by side":
+        page.keyboard.press("m")
+        page.locator("[data-differences-note]:not(:empty)").wait_for()
     if name == "demonstration":
         asked = page.locator(".prompt .plain-text").inner_text()
         page.get_by_label("Your answer").fill(texts.QUESTIONS[asked][0])
