@@ -191,6 +191,40 @@ def create_admin(
     console.print(f"{email} can sign in now, as an admin.")
 
 
+@app.command("export")
+def export_rankings(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    project: Annotated[str, typer.Option(help="Name or id of the project.")],
+    token: Annotated[str, typer.Option(envvar="PLACKETT_TOKEN", prompt=True, hide_input=True, help="An API token.")],
+    url: Annotated[str, typer.Option(envvar="PLACKETT_URL", help="The server.")] = "http://127.0.0.1:8000",
+    format_name: Annotated[str, typer.Option("--format", help="Its format; docs/exports.md lists them.")] = "plackett",
+    ties: Annotated[str, typer.Option(help="In formats of pairs: drop, both or margin0.")] = "drop",
+) -> None:
+    """Write a project's rankings to a file in any format, over the REST API, and say what the format lost."""
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+    from app.client import Client
+
+    with Client(url, token) as client:
+        found = next((item for item in client.projects() if project in (item["name"], item["id"])), None)
+        if found is None:
+            raise PlackettError(f"The token sees no project named “{project}”.")
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("Exporting", total=None)
+            size = client.save(
+                file,
+                found["id"],
+                format_name,
+                ties=ties,
+                told=lambda size: progress.update(task, completed=size),
+            )
+        manifest = client.manifest(found["id"], format_name, ties=ties)
+    console.print(f"{manifest['rows']:,} rows of {manifest['records']:,} {manifest['of']}, {size:,} bytes.")
+    for sentence in manifest["loss"]["sentences"]:
+        console.print(f"  {sentence}", style="dim")
+
+
 @app.command("import")
 def import_rankings(
     file: Annotated[

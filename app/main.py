@@ -92,7 +92,6 @@ ANSWERS: dict[Any, Any] = {
 }
 """What answers for each kind of failure. FastAPI takes functions of both kinds, its type only one."""
 
-IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import")
 IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import|/api/v1/projects/[^/]+/import")
 
 
