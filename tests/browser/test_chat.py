@@ -98,7 +98,7 @@ def test_a_chat_by_keyboard_alone(open_page: OpenPage, project: Project, labeler
     expect(page.locator(".message-assistant").nth(1)).to_contain_text(second[0])
     (best, strengths, _), (_, no_strengths, acceptable) = stored()
     assert best.replace("**", "") == first[1]
-    assert (strengths, no_strengths, acceptable) == ([2], None, 1)
+    assert (strengths, no_strengths, acceptable) == ([2], [], 1)
     page.reload()
     expect(page.locator(".message-assistant")).to_have_count(2)
 

@@ -159,7 +159,7 @@ def test_a_chat_goes_on_from_the_better_answer_and_after_a_tie_from_the_one_pick
         said = chat_answers.history(session, chat.chat_id, 3)
         rows = session.execute(select(Ranking.acceptable, Ranking.strengths).order_by(Ranking.id)).all()
     assert [message["content"] for message in said] == ["Hello?", "two", "Go on.", "four"]
-    assert [tuple(row) for row in rows] == [(None, [1]), (1, None), (None, None)]
+    assert [tuple(row) for row in rows] == [(None, [1]), (1, []), (None, [])]
 
 
 def test_the_same_message_and_the_same_choice_sent_many_times_count_once(chat: Hands) -> None:
