@@ -55,6 +55,7 @@ def rank_by_drag(page: Page, ranks: Ranks) -> None:
 
 def rank_by_keys(page: Page, ranks: Ranks) -> None:
     """Rank every answer with the keyboard: its letter, then its rank."""
+    expect(page.locator("form[data-keys]")).to_have_count(1)  # the page listens
     shown = letters(page)
     for text, rank in ranks.items():
         page.keyboard.press(shown[text].lower())

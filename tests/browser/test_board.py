@@ -62,6 +62,7 @@ def stored() -> list[dict[str, Any]]:
 
 
 def press(page: Page, *keys: str) -> None:
+    expect(page.locator("form[data-keys]")).to_have_count(1)  # the page listens
     for key in keys:
         page.keyboard.press(key)
 
