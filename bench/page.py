@@ -49,6 +49,7 @@ def main() -> None:
         with web_process(server, var) as address, _page(address, labeler) as page:
             page.goto("/work")
             page.get_by_role("button", name="Start ranking").click()
+            page.wait_for_load_state("networkidle")
             where = page.url
             transferred, requests = _weigh(page, where)
             print(

@@ -132,7 +132,7 @@ def run(folder: Path, url: str, script: str, *, clients: int, seconds: int, per_
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0 or "tps = " not in done.stdout:
-        raise RuntimeError(f"pgbench failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"pgbench failed ({done.returncode}): {done.stderr[-1000:]}{done.stdout[-1000:]}")
     milliseconds = []
     for log in folder.glob("log.*"):
         for line in log.read_text(encoding="utf-8").splitlines():
