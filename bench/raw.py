@@ -71,7 +71,6 @@ def heard_submit(project_id: UUID, labeler: Labeler) -> str:
             if found is None or taken is None:
                 raise RuntimeError("The labeler is not signed in, or no task is left.")
             rankings.submit(session, taken, found.user, _submit_id(session, taken), RANKS)
-            assignments.mark_shown(session, taken)
     finally:
         event.remove(db.get_engine(), "before_cursor_execute", hear)
     with db.transaction() as session:

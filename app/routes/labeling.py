@@ -123,7 +123,6 @@ def take_next(
     taken = assignments.claim(session, project, user, submitted.data.kind)
     if taken is None:
         return redirect("/work", done="none-left" if project.state == "open" else "is-paused")
-    assignments.mark_shown(session, taken)
     return redirect(f"/work/assignments/{taken}")
 
 
@@ -263,7 +262,6 @@ def _go_on(request: Request, session: SessionDep, user: User, finished: Assignme
     if following is None:
         answer = _redirect_after(notice, "/work", done)
         return Response(headers={"HX-Redirect": answer.headers["location"]}) if is_htmx(request) else answer
-    assignments.mark_shown(session, following)
     address = f"/work/assignments/{following}"
     if not is_htmx(request):
         return _redirect_after(notice, address, done)

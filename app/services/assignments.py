@@ -59,6 +59,8 @@ WITH mine AS (
     WHERE a.user_id = :user_id AND a.state = 'leased' AND a.expires_at > clock_timestamp()
       AND t.project_id = :project_id),
 held AS (SELECT id FROM mine WHERE kind = :kind AND id <> :besides ORDER BY started_at, id LIMIT 1),
+shown AS (UPDATE assignments SET shown_at = clock_timestamp()
+          FROM held WHERE assignments.id = held.id AND assignments.shown_at IS NULL AND :is_shown),
 may AS (
     SELECT 1 FROM projects p
     WHERE p.id = :project_id AND p.state = 'open' AND (p.deadline_at IS NULL OR p.deadline_at > clock_timestamp())
@@ -153,8 +155,9 @@ def claim(
     """Lease a task to the labeler and return the assignment's id; None when nothing waits or the project is paused.
 
     A labeler who holds a lease of this kind in the project gets that one back, so a second click or a second tab
-    takes nothing away from others. With `ahead_of`, the assignment that is being worked on, the one after it is leased
-    too, as long as the project lets one person hold so many. Raises `ForbiddenError` for who may not work here.
+    takes nothing away from others; its time counts from when it is shown. With `ahead_of`, the assignment that is being
+    worked on, the one after it is leased too, as long as the project lets one person hold so many. Raises
+    `ForbiddenError` for who may not work here.
     """
     # Two clicks of one labeler at the same moment: the second waits here and then finds the first one's lease.
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{user.id}:{project.id}", 0))))
@@ -264,15 +267,6 @@ def keep(session: Session, assignment_id: UUID, user: User) -> datetime | None:
     """
     until: datetime | None = session.scalar(_KEEP, {"id": assignment_id, "user_id": user.id, "longest": LONGEST})
     return until
-
-
-def mark_shown(session: Session, assignment_id: UUID) -> None:
-    """Note that a task that was leased ahead is before the labeler's eyes now; its time counts from here."""
-    session.execute(
-        update(Assignment)
-        .where(Assignment.id == assignment_id, Assignment.shown_at.is_(None))
-        .values(shown_at=func.clock_timestamp())
-    )
 
 
 def give_back(session: Session, assignment_id: UUID, user: User) -> None:

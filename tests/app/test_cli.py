@@ -61,7 +61,7 @@ def test_up_serves_pages_from_a_migrated_database(running):
     assert answer.status_code == 200
     assert answer.json()["status"] == "ready"
     assert {path.stem for path in (var / "log").glob("*.log")} == {
-        *("postgres", "redis", "web", "worker", "gpu-worker", "beat")
+        *("postgres", "redis", "web", "worker", "gpu-worker", "beat", "models")
     }
 
 
@@ -83,7 +83,7 @@ def test_a_second_up_on_the_same_folder_is_one_sentence(running):
 def test_sigterm_stops_everything_and_exits_with_0(running):
     up, var, url = running
     pids = [pid for pid, _ in json.loads((var / "run" / "processes.json").read_text()).values()]
-    assert len(pids) == 6
+    assert len(pids) == 7
     up.send_signal(signal.SIGTERM)
     assert up.wait(60) == 0
     with pytest.raises(httpx.ConnectError):

@@ -74,6 +74,7 @@ def test_the_next_task_is_leased_ahead_once_and_is_the_one_that_comes(world: Wor
     following = take(world, labeler)
     assert following is not None
     assert following.id == ahead.id
+    assert following.shown_at is not None
     assert counters_are_right()
 
 

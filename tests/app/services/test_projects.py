@@ -86,8 +86,9 @@ def test_a_project_has_only_the_states_it_can_be_set_to(session: Session, admin:
     project = projects.create(session, admin, NewProject("One", "x"))
     projects.set_state(session, project, admin, "paused")
     assert project.state == "paused"
-    with pytest.raises(InvalidInputError, match="open or paused"):
-        projects.set_state(session, project, admin, "archived")
+    with pytest.raises(InvalidInputError, match="A project is open"):
+        projects.set_state(session, project, admin, "deleted")
+    assert project.state == "paused"
 
 
 def test_duplicates_are_passed_over_and_counted(session: Session, admin: User) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from app import db
 from app.errors import ConflictError, ForbiddenError, InvalidInputError
 from app.models import Assignment, Demonstration, Membership, Project, Ranking, Snapshot, Task, TaskCompletion, User
-from app.services import memberships, progress, projects, rankings, references, snapshots, trials
+from app.services import memberships, progress, project_overview, projects, rankings, references, snapshots, trials
 from app.services.references import Purpose, agreement
 from trainer.records import read_comparisons, read_demonstrations
 
@@ -153,7 +153,7 @@ def test_gold_and_trial_answers_are_in_no_snapshot_and_in_no_count_of_what_waits
     rows = read_comparisons(Path(freeze(world).uri) / "comparisons.jsonl")
     assert len(rows) == len(rest)
     with db.transaction() as session:
-        assert progress.overview(session, world.project_id).ranking.answers_wanted == len(rest)
+        assert project_overview.overview(session, world.project_id).ranking.answers_wanted == len(rest)
 
 
 def test_a_text_improved_on_a_task_that_measures_is_kept_and_is_in_no_snapshot(world: World) -> None:
