@@ -58,7 +58,11 @@ def _open(open_page: OpenPage, user: User | None, path: str, name: str, width: i
         judged = {"Give it more": 1, "Weigh your flour": 1, "There are many": 3}
         rank_by_form(page, {text: rank for text in letters(page) for start, rank in judged.items() if start in text})
     if name == "side by side":
-        page.keyboard.press("m")
+        alike = [letter for text, letter in letters(page).items() if "before you change anything else" in text]
+        page.keyboard.press("v")
+        for place, letter in zip(("left", "right"), alike, strict=True):
+            page.get_by_label(f"Answer on the {place}").select_option(letter)
+        page.get_by_role("checkbox", name="Differences").check()
         page.locator("[data-differences-note]:not(:empty)").wait_for()
     if name == "demonstration":
         asked = page.locator(".prompt .plain-text").inner_text()
