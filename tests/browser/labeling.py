@@ -100,3 +100,21 @@ def _middle(place: Locator) -> tuple[float, float]:
     box = place.bounding_box()
     assert box is not None
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Wait until a JavaScript expression is true, looked at with every frame, for 15 seconds at most.
+
+    Playwright's own wait evaluates the text in the page each time, which our content security policy forbids.
+    """
+    page.evaluate(
+        f"""() => new Promise((resolve, reject) => {{
+          const began = performance.now();
+          const look = () => {{
+            if ({condition}) resolve();
+            else if (performance.now() - began > 15000) reject(new Error("it never became true"));
+            else requestAnimationFrame(look);
+          }};
+          look();
+        }})"""
+    )

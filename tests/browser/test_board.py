@@ -16,7 +16,7 @@ from app.services.questions import Criterion, Questions
 from . import world
 from .chromium import Watch
 from .conftest import MakeUser, OpenPage
-from .labeling import drag_line, letters, rank_by_form, rank_by_keys, start_ranking, submit_button
+from .labeling import drag_line, letters, rank_by_form, rank_by_keys, start_ranking, submit_button, wait_until
 
 FOUR = ("Yes, to a botanist.", "No, it is a mineral.", "Yes; to a cook it is a vegetable.", "Hm.")
 BOTANIST, MINERAL, COOK, HM = FOUR
@@ -194,10 +194,10 @@ def test_long_answers_are_read_side_by_side_scroll_together_and_show_what_differ
         press(page, "n")
     left.locator(".answer-text").evaluate("text => { text.scrollTop = (text.scrollHeight - text.clientHeight) / 2 }")
     halfway = "text => Math.abs(text.scrollTop / (text.scrollHeight - text.clientHeight) - 0.5) < 0.02"
-    page.wait_for_function(f"({halfway})(document.querySelector('#answer-{second} .answer-text'))")
+    wait_until(page, f"({halfway})(document.querySelector('#answer-{second} .answer-text'))")
     press(page, "y")
     left.locator(".answer-text").evaluate("text => { text.scrollTop = 0 }")
-    page.wait_for_function(f"({halfway})(document.querySelector('#answer-{second} .answer-text'))")
+    wait_until(page, f"({halfway})(document.querySelector('#answer-{second} .answer-text'))")
 
     assert not [request.url for request in watch.requests if "vendor/diff" in request.url]
     press(page, "m")
