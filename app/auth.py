@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from app.db import SessionDep
 from app.errors import ForbiddenError, NotSignedInError, StaleFormError
 from app.models import User, WebSession
-from app.services import access
+from app.services.accounts import access
 from app.settings import get_settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -179,7 +179,7 @@ def create_admin(
     settings = _settings()
     from app import db
     from app.embedded import access
-    from app.services import accounts
+    from app.services.accounts import accounts
 
     password = (
         sys.stdin.readline().rstrip("\r\n")
@@ -240,7 +240,9 @@ def import_rankings(
     settings = _settings()
     from app import db
     from app.embedded import access
-    from app.services import accounts, projects, ranking_imports
+    from app.services.accounts import accounts
+    from app.services.data import ranking_imports
+    from app.services.projects import projects
 
     with (
         access.database_for_command(settings),

@@ -25,9 +25,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import db
-from app.services import chat_answers, endpoints
-from app.services.chat_answers import Claim, Progress
-from app.services.endpoints import EndpointError, Failure
+from app.services.chat import chat_answers, endpoints
+from app.services.chat.chat_answers import Claim, Progress
+from app.services.chat.endpoints import EndpointError, Failure
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 import templates
 from app.done import DONE
 from app.prose import markdown as prose
-from app.services.access import Viewer
+from app.services.accounts.access import Viewer
 
 STATIC = Path(__file__).parent / "static"
 

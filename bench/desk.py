@@ -27,8 +27,9 @@ from app.embedded.postgres import PostgresServer
 from app.embedded.process import ChildProcess
 from app.embedded.redis import RedisServer
 from app.models import Project, User
-from app.services import access, projects
-from app.services.projects import NewProject
+from app.services.accounts import access
+from app.services.projects import projects
+from app.services.projects.projects import NewProject
 from app.settings import get_settings
 
 SENTENCE = "The kettle sings when the water is hot, and that takes four minutes on the small ring of the old stove. "

@@ -29,8 +29,9 @@ from app.embedded.access import using
 from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.models import User
-from app.services import projects, tokens
-from app.services.projects import NewProject
+from app.services.accounts import tokens
+from app.services.projects import projects
+from app.services.projects.projects import NewProject
 from app.settings import get_settings
 
 RANKINGS, ROUNDS, K, LABELERS = 100_000, 3, 4, 20

@@ -23,8 +23,9 @@ from app.embedded.access import using
 from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.models import Assignment, Project, Prompt, Task, User
-from app.services import assignments, guidelines, projects
-from app.services.projects import NewProject
+from app.services.labeling import assignments
+from app.services.projects import guidelines, projects
+from app.services.projects.projects import NewProject
 from app.settings import get_settings
 
 TASKS, OVERLAP, CLIENTS, ROUNDS = 200, 3, 10, 5

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import Project, User
-from app.services import assignments, work
+from app.services.labeling import assignments, work
 from bench.desk import analyse, database, make_project, sign_in
 
 SIZES = (10_000, 100_000, 1_000_000)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.services.statistics import agreement, bias, reliability
-from app.services.statistics.pairs import Floats, RankingTable, pair_values
+from app.services.quality.statistics import agreement, bias, reliability
+from app.services.quality.statistics.pairs import Floats, RankingTable, pair_values
 
 RANKINGS, LABELERS, K, OVERLAPS = 100_000, 40, 4, (2, 3, 8)
 TIE = 0.3

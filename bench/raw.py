@@ -23,7 +23,8 @@ from sqlalchemy.orm import Session
 from app import db
 from app.embedded.postgres import programs
 from app.models import Assignment, Project, WebSession
-from app.services import access, assignments, rankings
+from app.services.accounts import access
+from app.services.labeling import assignments, rankings
 from bench.desk import Labeler
 
 RANKS = {"rank_A": "1", "rank_B": "2", "rank_C": "2", "rank_D": "3"}

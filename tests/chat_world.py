@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import ChatTurn, Project, User
-from app.services import chat_answers, chat_models, chats
-from app.services.chat_models import NewModel
-from app.services.endpoints import Failure
+from app.services.chat import chat_answers, chat_models, chats
+from app.services.chat.chat_models import NewModel
+from app.services.chat.endpoints import Failure
 from app.settings import get_settings
 
 

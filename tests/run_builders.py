@@ -26,7 +26,7 @@ from app.models import (
     TaskCompletion,
     User,
 )
-from app.services import runs, snapshots
+from app.services.training import runs, snapshots
 from trainer.records import Message, canonical, split_of
 
 HELD_OUT = 0.3

@@ -11,8 +11,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.auth import guard
 from app.db import SessionDep
 from app.errors import NotSignedInError
-from app.services import tokens
-from app.services.tokens import Caller
+from app.services.accounts import tokens
+from app.services.accounts.tokens import Caller
 
 _bearer = HTTPBearer(
     auto_error=False, scheme_name="token", description="A token from the page “API tokens”: pkt_…", bearerFormat="pkt"

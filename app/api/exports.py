@@ -20,11 +20,12 @@ from app import compression
 from app.api.callers import ExportCaller
 from app.api.problems import BUSY, PROBLEMS, REFUSED
 from app.db import SessionDep, reading
-from app.services import conversions, projects
-from app.services.conversions import Export
-from app.services.exports import ExportedRanking, Filters
-from app.services.formats.catalog import FORMATS, named
-from app.services.formats.records import Loss
+from app.services.data.exports import ExportedRanking, Filters
+from app.services.data.formats.catalog import FORMATS, named
+from app.services.data.formats.records import Loss
+from app.services.labeling import conversions
+from app.services.labeling.conversions import Export
+from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS | REFUSED | BUSY, tags=["export"])
 

@@ -13,7 +13,8 @@ from app.api.callers import ExportCaller, RunsCaller
 from app.api.problems import PROBLEMS
 from app.db import SessionDep
 from app.models import Project, Run
-from app.services import projects, runs
+from app.services.projects import projects
+from app.services.training import runs
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["v1"])
 

@@ -21,7 +21,7 @@ from app.demo.preference import LABELERS, SimulatedLabeler
 from app.embedded.folder import write_private
 from app.errors import SetupError
 from app.models import User
-from app.services import accounts
+from app.services.accounts import accounts
 
 ADMIN_EMAIL = "admin@demo.example"
 ADMIN_NAME = "Demo admin"

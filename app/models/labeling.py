@@ -57,7 +57,7 @@ class Project(Base):
 
 
 class GuidelineVersion(Base):
-    """One wording of a project's guidelines, in Markdown, and what its board asks (`app.services.questions`).
+    """One wording of a project's guidelines, in Markdown, and what its board asks (`app.services.projects.questions`).
 
     Every ranking names the version it was made under, and so the questions that its answers belong to.
     """

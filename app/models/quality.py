@@ -16,7 +16,7 @@ from app.db import Base, IdPk, Now
 class QualityReport(Base):
     """A project's quality at one moment. The row is the job: asked for first, then computed by a worker.
 
-    `body` is what `app.services.quality_figures` makes; `problem` is a sentence when it could not be computed.
+    `body` is what `app.services.quality.quality_figures` makes; `problem` is a sentence when it could not be computed.
     """
 
     __tablename__ = "quality_reports"

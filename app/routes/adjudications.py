@@ -18,9 +18,10 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.models import Project, User
 from app.routes.boards import CasePage, SentBoard, case_page, gone_on, refused
-from app.services import adjudications, projects, quality
-from app.services.adjudications import Entry
-from app.services.quality import Report
+from app.services.projects import projects
+from app.services.quality import adjudications, quality
+from app.services.quality.adjudications import Entry
+from app.services.quality.quality import Report
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -17,7 +17,7 @@ from app.error_pages import on_expected
 from app.errors import InvalidInputError, NotSignedInError
 from app.forms import FormModel, Secret, Submitted, blank, form_of
 from app.routes import kept
-from app.services import access, accounts, passwords
+from app.services.accounts import access, accounts, passwords
 from app.templating import redirect, render
 
 pages = page_router()

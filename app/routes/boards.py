@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app.errors import InvalidInputError, PlackettError
 from app.models import Project
-from app.services.adjudications import Case
+from app.services.quality.adjudications import Case
 from app.templating import is_htmx, redirect, render
 
 

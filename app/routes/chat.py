@@ -26,9 +26,10 @@ from app.db import SessionDep
 from app.errors import InvalidInputError, PlackettError
 from app.forms import FormModel, Submitted, form_of
 from app.models import User
-from app.services import chat_answers, chat_view, chats, projects
-from app.services.chat_view import Filled, OpenChat
-from app.services.chats import ChatLine
+from app.services.chat import chat_answers, chat_view, chats
+from app.services.chat.chat_view import Filled, OpenChat
+from app.services.chat.chats import ChatLine
+from app.services.projects import projects
 from app.streams import Later, Streams
 from app.templating import is_htmx, redirect, render
 

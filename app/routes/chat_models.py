@@ -19,9 +19,11 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import Project
-from app.services import chat_models, endpoints, projects, registry
-from app.services.chat_models import Limits, Line, NewModel, Source
-from app.services.endpoints import SENTENCES, EndpointError, Failure, Question
+from app.services.chat import chat_models, endpoints
+from app.services.chat.chat_models import Limits, Line, NewModel, Source
+from app.services.chat.endpoints import SENTENCES, EndpointError, Failure, Question
+from app.services.projects import projects
+from app.services.training import registry
 from app.settings import LOCAL_ENDPOINT, get_settings
 from app.streams import Later
 from app.templating import redirect, render

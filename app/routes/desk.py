@@ -15,10 +15,11 @@ from app.db import SessionDep
 from app.errors import ForbiddenError, InvalidInputError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Project
-from app.services import guideline_changes, guidelines, memberships, my_answers, projects
-from app.services.guideline_changes import Piece
-from app.services.guidelines import Guideline, Unread
-from app.services.my_answers import MyAnswers, MyNumbers
+from app.services.labeling import my_answers
+from app.services.labeling.my_answers import MyAnswers, MyNumbers
+from app.services.projects import guideline_changes, guidelines, memberships, projects
+from app.services.projects.guideline_changes import Piece
+from app.services.projects.guidelines import Guideline, Unread
 from app.templating import redirect, render
 
 router = page_router("/work")

@@ -1,6 +1,6 @@
 """The guidelines of a project for those who run it: every version, and the editor of the text and its questions.
 
-POST /projects/{id}/guidelines     body and the editor's fields (`app.services.question_forms`)
+POST /projects/{id}/guidelines     body and the editor's fields (`app.services.projects.question_forms`)
                                    preset=NAME or rows=N: only fills the form in, nothing is stored
 """
 
@@ -19,8 +19,9 @@ from app.db import SessionDep
 from app.errors import InvalidInputError
 from app.forms import Submitted
 from app.models import Project
-from app.services import flags, guidelines, projects, question_forms, questions
-from app.services.guidelines import Guideline
+from app.services.labeling import flags
+from app.services.projects import guidelines, projects, question_forms, questions
+from app.services.projects.guidelines import Guideline
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from app.auth import comes_from_here
 from app.errors import InvalidInputError
-from app.services.drafts import MAX_CHARACTERS, MAX_FIELDS
+from app.services.labeling.drafts import MAX_CHARACTERS, MAX_FIELDS
 from app.templating import is_htmx, render
 
 CARRIED = re.compile(r"/work/assignments/[0-9a-f-]{36}/(ranking|demonstration|flag)")

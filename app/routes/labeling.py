@@ -1,7 +1,7 @@
 """The labeler's pages: what waits, one task at a time, and what can be done with it.
 
     POST /work/{project}/next                    kind=ranking|demonstration → 303 to the leased assignment
-    POST /work/assignments/{id}/ranking          submit_id and the board's fields, see `app.services.judgements`
+    POST /work/assignments/{id}/ranking          submit_id and the board's fields, see `services.labeling.judgements`
     POST /work/assignments/{id}/demonstration    submit_id, text
     POST /work/assignments/{id}/skip             reason
     POST /work/assignments/{id}/undo             takes the answer back that was just sent
@@ -31,22 +31,12 @@ from app.error_pages import error_response
 from app.errors import ConflictError, ForbiddenError, InvalidInputError, PlackettError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Assignment, User
-from app.services import (
-    assignments,
-    chat_models,
-    chats,
-    demonstrations,
-    drafts,
-    flags,
-    guidelines,
-    progress,
-    projects,
-    rankings,
-    work,
-)
-from app.services.progress import WorkLine
-from app.services.rankings import Stored
-from app.services.work import Notice, OpenTask
+from app.services.chat import chat_models, chats
+from app.services.labeling import assignments, demonstrations, drafts, flags, progress, rankings, work
+from app.services.labeling.progress import WorkLine
+from app.services.labeling.rankings import Stored
+from app.services.labeling.work import Notice, OpenTask
+from app.services.projects import guidelines, projects
 from app.templating import is_htmx, redirect, render
 
 router = page_router("/work")

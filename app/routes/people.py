@@ -18,7 +18,7 @@ from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import Invitation, User
 from app.models.accounts import ROLES
-from app.services import accounts
+from app.services.accounts import accounts
 from app.templating import redirect, render
 
 router = page_router("/people")

@@ -17,10 +17,11 @@ from app.db import SessionDep
 from app.errors import InvalidInputError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Project
-from app.services import flags, memberships, project_settings, projects, task_changes
-from app.services.memberships import Member
-from app.services.project_settings import NewSettings
-from app.services.task_changes import Report
+from app.services.labeling import flags, task_changes
+from app.services.labeling.task_changes import Report
+from app.services.projects import memberships, project_settings, projects
+from app.services.projects.memberships import Member
+from app.services.projects.project_settings import NewSettings
 from app.templating import redirect, render
 
 router = page_router("/projects")

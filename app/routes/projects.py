@@ -18,13 +18,15 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ModelVersion, Project, Run
-from app.services import flags, leases, project_overview, projects, prompts, registry, runs, tasks
-from app.services.guidelines import MAX_GUIDELINES
-from app.services.project_overview import Overview
-from app.services.projects import NewProject
-from app.services.prompts import ImportReport, PromptPage
-from app.services.questions import PRESETS, Questions
-from app.services.tasks import SampledTasks
+from app.services.labeling import flags, leases, tasks
+from app.services.labeling.tasks import SampledTasks
+from app.services.projects import project_overview, projects, prompts
+from app.services.projects.guidelines import MAX_GUIDELINES
+from app.services.projects.project_overview import Overview
+from app.services.projects.projects import NewProject
+from app.services.projects.prompts import ImportReport, PromptPage
+from app.services.projects.questions import PRESETS, Questions
+from app.services.training import registry, runs
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -23,11 +23,13 @@ from app.db import SessionDep
 from app.errors import InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import Project
-from app.services import previews, projects, quality, quality_words, quarantines
-from app.services.previews import Held, Preview
-from app.services.quality import Report
-from app.services.quality_words import Figure, LabelerLine
-from app.services.quarantines import NewQuarantine
+from app.services.labeling import previews
+from app.services.labeling.previews import Held, Preview
+from app.services.projects import projects
+from app.services.quality import quality, quality_words, quarantines
+from app.services.quality.quality import Report
+from app.services.quality.quality_words import Figure, LabelerLine
+from app.services.quality.quarantines import NewQuarantine
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -23,10 +23,12 @@ from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Project
 from app.routes.boards import CasePage, SentBoard, case_page, gone_on, refused
-from app.services import adjudications, judgements, memberships, projects, quality, quality_words, references
-from app.services.memberships import Member
-from app.services.quality_words import GoldLine
-from app.services.references import Candidate, Line, Purpose
+from app.services.labeling import judgements
+from app.services.projects import memberships, projects
+from app.services.projects.memberships import Member
+from app.services.quality import adjudications, quality, quality_words, references
+from app.services.quality.quality_words import GoldLine
+from app.services.quality.references import Candidate, Line, Purpose
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -16,8 +16,9 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ModelVersion, Project
-from app.services import charts, projects, registry
-from app.services.registry import Lineage
+from app.services.projects import projects
+from app.services.training import charts, registry
+from app.services.training.registry import Lineage
 from app.templating import redirect, render
 
 router = page_router()

@@ -18,9 +18,10 @@ from app.forms import Submitted, blank
 from app.models import ModelVersion, Project, Run, Snapshot
 from app.models.training import TERMINAL_STATES
 from app.routes.run_forms import DEFAULTS, TITLES, Method, RunForm, Sent, options_of, read_run_form, settings_of
-from app.services import charts, projects, registry, run_states, runs, snapshots, workers
-from app.services.charts import Chart
-from app.services.runs import RunPage
+from app.services.projects import projects
+from app.services.training import charts, registry, run_states, runs, snapshots, workers
+from app.services.training.charts import Chart
+from app.services.training.runs import RunPage
 from app.settings import get_settings
 from app.templating import redirect, render
 

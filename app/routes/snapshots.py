@@ -12,7 +12,8 @@ from starlette.responses import FileResponse, Response
 from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.models import Project, Snapshot
-from app.services import projects, snapshots
+from app.services.projects import projects
+from app.services.training import snapshots
 from app.templating import redirect, render
 
 router = page_router()

@@ -23,11 +23,12 @@ from app.db import SessionDep
 from app.errors import InvalidInputError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Project
-from app.services import flags, leases, projects, task_changes, task_list
-from app.services.flags import FlagRow
-from app.services.leases import Lease
-from app.services.task_changes import Change, Report
-from app.services.task_list import Filter, TaskPage
+from app.services.labeling import flags, leases, task_changes, task_list
+from app.services.labeling.flags import FlagRow
+from app.services.labeling.leases import Lease
+from app.services.labeling.task_changes import Change, Report
+from app.services.labeling.task_list import Filter, TaskPage
+from app.services.projects import projects
 from app.templating import redirect, render
 
 router = page_router("/projects")

@@ -16,7 +16,8 @@ from app.db import SessionDep
 from app.errors import InvalidInputError, NotFoundError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ApiToken, Project, User
-from app.services import projects, tokens
+from app.services.accounts import tokens
+from app.services.projects import projects
 from app.templating import redirect, render
 
 router = page_router("/tokens")

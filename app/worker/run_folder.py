@@ -15,8 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Prompt, Run, Snapshot
-from app.services.run_states import NewCheckpoint
-from app.services.snapshots import prompt_record
+from app.services.training.run_states import NewCheckpoint
+from app.services.training.snapshots import prompt_record
 from app.worker.child import LOG_FILE
 from trainer.config import RunConfig
 from trainer.records import RecordError, file_sha256, verify_manifest, write_jsonl, write_manifest

@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 from app.db import transaction
 from app.errors import PlackettError
 from app.models import Run
-from app.services import outcomes, run_states, workers
-from app.services.run_states import Beat, Lease, LostLeaseError
+from app.services.labeling import outcomes
+from app.services.training import run_states, workers
+from app.services.training.run_states import Beat, Lease, LostLeaseError
 from app.settings import Settings, get_settings
 from app.worker import run_folder
 from app.worker.child import Child

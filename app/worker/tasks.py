@@ -21,7 +21,10 @@ from sqlalchemy.orm import Session
 
 from app.db import after_commit, reading, transaction
 from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, ring
-from app.services import access, assignments, drafts, quality, quality_figures, run_states, workers
+from app.services.accounts import access
+from app.services.labeling import assignments, drafts
+from app.services.quality import quality, quality_figures
+from app.services.training import run_states, workers
 from app.settings import get_settings
 from app.worker.supervise import supervise
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import db
 from app.main import create_app
 from app.models import User
-from app.services import access, passwords
+from app.services.accounts import access, passwords
 
 _numbers = count(1)
 

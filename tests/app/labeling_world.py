@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import Assignment, ModelVersion, Project, Prompt, Ranking, Run, Task, User
-from app.services import judgements, projects, prompts, rankings, tasks
-from app.services.assignments import TaskKind, claim
-from app.services.projects import NewProject
+from app.services.labeling import judgements, rankings, tasks
+from app.services.labeling.assignments import TaskKind, claim
+from app.services.projects import projects, prompts
+from app.services.projects.projects import NewProject
 from trainer.records import Sample
 
 _numbers = count(1)

@@ -19,7 +19,7 @@ from run_builders import fill_project, make_project, make_user
 from app.client import Client
 from app.db import transaction
 from app.errors import PlackettError
-from app.services import tokens
+from app.services.accounts import tokens
 
 
 @pytest.fixture

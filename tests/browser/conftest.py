@@ -23,7 +23,7 @@ from app.embedded.postgres import PostgresServer
 from app.embedded.process import ChildProcess
 from app.embedded.redis import RedisServer
 from app.models import User
-from app.services import access, passwords
+from app.services.accounts import access, passwords
 
 from .chromium import Watch, arguments, find_chromium
 

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import Assignment, Completion, Project, Prompt, Ranking, Task, TaskCompletion, User
-from app.services import guidelines, memberships, quality, quality_figures, quarantines, references
-from app.services.quarantines import NewQuarantine
+from app.services.projects import guidelines, memberships
+from app.services.quality import quality, quality_figures, quarantines, references
+from app.services.quality.quarantines import NewQuarantine
 
 from .texts import QUESTIONS
 from .world import make_project

@@ -13,9 +13,11 @@ from sqlalchemy import select, update
 
 from app import db
 from app.models import Assignment, AuditEvent, Task, User
-from app.services import accounts, assignments, flags, guidelines, memberships
-from app.services.assignments import TaskKind
-from app.services.questions import HELPFUL_HONEST_HARMLESS, Questions
+from app.services.accounts import accounts
+from app.services.labeling import assignments, flags
+from app.services.labeling.assignments import TaskKind
+from app.services.projects import guidelines, memberships
+from app.services.projects.questions import HELPFUL_HONEST_HARMLESS, Questions
 
 from . import texts
 from .crowd import make_crowd

@@ -12,8 +12,8 @@ from sqlalchemy import func, select, text
 
 from app import db
 from app.models import Prompt, User
-from app.services import run_states, runs
-from app.services.run_states import Beat
+from app.services.training import run_states, runs
+from app.services.training.run_states import Beat
 
 from . import world
 from .chromium import Watch

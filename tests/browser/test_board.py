@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from app import db
 from app.models import Completion, Demonstration, Project, Ranking, User
-from app.services.questions import Criterion, Questions
+from app.services.projects.questions import Criterion, Questions
 
 from . import world
 from .chromium import Watch

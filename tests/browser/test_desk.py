@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from app import db
 from app.models import GuidelineVersion, Task, User
-from app.services import guidelines
+from app.services.projects import guidelines
 
 from . import world
 from .conftest import MakeUser, OpenPage

@@ -8,8 +8,9 @@ from hostile_text import MARKDOWN_PAYLOADS, PAYLOADS
 from playwright.sync_api import expect
 
 from app import db
-from app.services import guidelines, projects, run_states, runs
-from app.services.run_states import Beat
+from app.services.projects import guidelines, projects
+from app.services.training import run_states, runs
+from app.services.training.run_states import Beat
 
 from . import world
 from .chromium import Watch

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from app import db
 from app.models import Assignment, Demonstration, Draft, Project, Ranking, User, WebSession
-from app.services import tasks
+from app.services.labeling import tasks
 
 from . import world
 from .chromium import Watch

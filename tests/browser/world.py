@@ -17,21 +17,11 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.models import Assignment, Completion, ModelVersion, Project, Prompt, Ranking, Run, Snapshot, User
-from app.services import (
-    assignments,
-    demonstrations,
-    judgements,
-    projects,
-    prompts,
-    rankings,
-    registry,
-    run_states,
-    runs,
-    snapshots,
-    tasks,
-)
-from app.services.projects import NewProject
-from app.services.run_states import Beat
+from app.services.labeling import assignments, demonstrations, judgements, rankings, tasks
+from app.services.projects import projects, prompts
+from app.services.projects.projects import NewProject
+from app.services.training import registry, run_states, runs, snapshots
+from app.services.training.run_states import Beat
 from trainer.records import Sample
 
 from .texts import DEMONSTRATION, GUIDELINES, PROJECT, QUESTIONS

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from app.embedded import web
 from app.embedded.process import ChildProcess
-from app.services import endpoints
+from app.services.chat import endpoints
 from app.settings import get_settings
 from trainer import modeling, rollout, streaming
 from trainer.config import ConfigError, Sampling

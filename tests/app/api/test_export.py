@@ -19,9 +19,10 @@ from run_builders import demonstrate, make_project, make_prompts, make_task, mak
 from sqlalchemy import text
 
 from app.db import transaction
-from app.services import pseudonyms, tokens
-from app.services.exports import ExportedRanking
-from app.services.formats.catalog import FORMATS
+from app.services.accounts import tokens
+from app.services.data import pseudonyms
+from app.services.data.exports import ExportedRanking
+from app.services.data.formats.catalog import FORMATS
 
 Get = Callable[..., Any]
 

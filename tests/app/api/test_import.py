@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from run_builders import make_project, make_user
 
 from app.db import transaction
-from app.services import tokens
+from app.services.accounts import tokens
 
 LINES = b"".join(
     json.dumps({"prompt": f"Why {number}?", "chosen": "So.", "rejected": "No."}).encode() + b"\n" for number in range(3)

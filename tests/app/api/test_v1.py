@@ -27,8 +27,10 @@ from sqlalchemy import func, select, text, update
 
 from app.db import transaction
 from app.models import ApiToken, Project, Run, User
-from app.services import exports, runs, tokens
-from app.services.exports import ExportedRanking
+from app.services.accounts import tokens
+from app.services.data import exports
+from app.services.data.exports import ExportedRanking
+from app.services.training import runs
 
 Get = Callable[..., Any]
 

@@ -18,8 +18,9 @@ from app.demo.labelers import Worker, rank_all, write_all
 from app.demo.preference import LABELERS, rank
 from app.embedded.stack import Part, Stack
 from app.models import Completion, Demonstration, Prompt, Ranking, Task, User
-from app.services import projects, prompts, tasks
-from app.services.projects import NewProject
+from app.services.labeling import tasks
+from app.services.projects import projects, prompts
+from app.services.projects.projects import NewProject
 from app.settings import get_settings
 
 QUESTIONS = ("Why do cats purr?", "What is an island?", "Why is the sea salty?")

@@ -18,8 +18,10 @@ from sqlalchemy import ColumnElement, func, select, update
 from app import db
 from app.main import create_app
 from app.models import ChatAnswer, ChatModel, ChatTurn, Completion, Project, Ranking, User
-from app.services import accounts, chat_models, projects
-from app.services.endpoints import SENTENCES, Failure
+from app.services.accounts import accounts
+from app.services.chat import chat_models
+from app.services.chat.endpoints import SENTENCES, Failure
+from app.services.projects import projects
 
 STREAM = {"Accept": "application/x-ndjson"}
 

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 
 from app import db
 from app.models import GuidelineRead, Membership, Project, User
-from app.services import guidelines, memberships
-from app.services.questions import HELPFUL_HONEST_HARMLESS, Questions
+from app.services.projects import guidelines, memberships
+from app.services.projects.questions import HELPFUL_HONEST_HARMLESS, Questions
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 
 from app import db
 from app.models import Assignment, Flag, User, WebSession
-from app.services import rankings
+from app.services.labeling import rankings
 
 HTMX = {"HX-Request": "true"}
 RANKS = {"rank_A": "2", "rank_B": "1", "rank_C": "2", "reason": "<b>seeds</b>"}

@@ -23,7 +23,8 @@ from sqlalchemy import func, select, update
 from app import db
 from app.auth import cookie_name
 from app.models import Assignment, AuditEvent, Demonstration, Project, Ranking, Task, User
-from app.services import assignments, projects, tasks
+from app.services.labeling import assignments, tasks
+from app.services.projects import projects
 
 HTMX = {"HX-Request": "true"}
 

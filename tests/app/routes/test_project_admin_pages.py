@@ -14,8 +14,9 @@ from sqlalchemy import func, select
 
 from app import db
 from app.models import AuditEvent, Flag, GuidelineVersion, Membership, Project, Task, User
-from app.services import flags, guidelines
-from app.services.questions import HELPFUL_HONEST_HARMLESS, Questions
+from app.services.labeling import flags
+from app.services.projects import guidelines
+from app.services.projects.questions import HELPFUL_HONEST_HARMLESS, Questions
 
 SETTINGS = {
     "overlap": "2",

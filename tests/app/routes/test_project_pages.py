@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from app import db
 from app.models import AuditEvent, ModelVersion, Project, Prompt, Run, Task
-from app.services import projects
+from app.services.projects import projects
 
 FORM = {
     "name": "Short answers",

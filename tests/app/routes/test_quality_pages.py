@@ -23,7 +23,8 @@ from app.models import (
     Task,
     TaskCompletion,
 )
-from app.services import edits, references
+from app.services.labeling import edits
+from app.services.quality import references
 from app.worker import tasks as worker
 
 

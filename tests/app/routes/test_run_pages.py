@@ -14,8 +14,8 @@ from sqlalchemy import func, select, text
 
 from app.db import transaction
 from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot
-from app.services import run_states
-from app.services.run_states import Beat, Lease
+from app.services.training import run_states
+from app.services.training.run_states import Beat, Lease
 from app.settings import get_settings
 
 

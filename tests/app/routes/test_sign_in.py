@@ -11,7 +11,7 @@ from browsers import PASSWORD, Browser, MakeUser, SignIn, csrf_token_in
 from sqlalchemy import text
 
 from app import db
-from app.services import passwords
+from app.services.accounts import passwords
 from app.settings import get_settings
 
 

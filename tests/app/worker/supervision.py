@@ -12,7 +12,7 @@ from uuid import UUID
 
 from app.db import transaction
 from app.models import ModelVersion, Project, Run, Snapshot, User
-from app.services import runs
+from app.services.training import runs
 from app.worker.supervise import TRAINER, supervise
 
 

@@ -16,7 +16,7 @@ from supervision import World, child_pid, stored, wait_for
 from app import queue
 from app.db import transaction
 from app.models import ModelVersion, RunAttempt
-from app.services import workers
+from app.services.training import workers
 from app.settings import get_settings
 from app.worker import tasks
 

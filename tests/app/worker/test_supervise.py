@@ -18,7 +18,7 @@ from supervision import Supervision, World, child_pid, stored, wait_for
 
 from app.db import transaction
 from app.models import Checkpoint, Completion, ModelVersion, RunAttempt, RunEvent, RunMetric, Task
-from app.services import registry, run_states, runs
+from app.services.training import registry, run_states, runs
 from app.settings import get_settings
 from app.worker import supervise as module
 

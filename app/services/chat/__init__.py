@@ -1,0 +1,1 @@
+"""Live conversations with models, and the endpoints that serve those."""

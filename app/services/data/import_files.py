@@ -1,0 +1,199 @@
+"""Reading a file of judgements in any format: bounded, strict, line by line; what is wrong is noted with its number.
+
+A file may be compressed with gzip: then it is at most 4 GiB once undone, and at most 200 times its compressed size. A
+line is at most 1 MiB, nested at most 32 deep, strict UTF-8, without NUL, NaN, a key given twice, half a surrogate pair.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from app.services.data import imports
+from app.services.data.formats import spreadsheet
+from app.services.data.formats.catalog import Format
+from app.services.data.formats.records import LeftOutError, Record, Row
+from app.services.data.imports import SHOWN_PROBLEMS, BadLineError
+
+MAX_BYTES = 4 << 30
+MAX_RATIO = 200
+MAX_PROBLEMS = 1_000
+MOST_ANSWERS = 64
+_RATIO_FROM = 1 << 20
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass
+class Reading:
+    """What is wrong with a file (then nothing is taken), and what of it is left out while the rest is taken."""
+
+    lines: int = 0
+    problems: list[str] = field(default_factory=list)
+    problem_count: int = 0
+    left_out: list[str] = field(default_factory=list)
+    left_out_count: int = 0
+
+    def refuse(self, problem: str) -> None:
+        """Count a problem and keep its text while there are few."""
+        self.problem_count += 1
+        if len(self.problems) < SHOWN_PROBLEMS:
+            self.problems.append(problem)
+
+    def leave_out(self, number: int, why: str) -> None:
+        """Count a line that holds nothing to take."""
+        self.left_out_count += 1
+        if len(self.left_out) < SHOWN_PROBLEMS:
+            self.left_out.append(f"Line {number}: {why}")
+
+
+def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
+    """Yield the file's judgements. It ends early after a thousand problems: such a file is something else."""
+    try:
+        source = _undone(file)
+        rows = _table(source, reading) if of.table else _objects(source, reading)
+        for number, row in rows:
+            reading.lines = number
+            try:
+                found = list(_read(of, row))
+                for record in found:
+                    check(record)
+            except LeftOutError as error:
+                reading.leave_out(number, str(error))
+            except BadLineError as error:
+                reading.refuse(f"Line {number} {error}")
+            else:
+                yield from found
+            if reading.problem_count >= MAX_PROBLEMS:
+                return
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        reading.refuse("The file is not whole: its compressed part ends early or is damaged.")
+    except _TooLargeError as error:
+        reading.refuse(str(error))
+
+
+def check(record: Record) -> None:
+    """Raise `LeftOutError` for what the tables cannot hold."""
+    if len(record.answers) < len(("better", "worse")):
+        raise LeftOutError("it judges one answer alone, which orders nothing.")
+    if len(record.answers) > MOST_ANSWERS:
+        raise LeftOutError(f"it has more than {MOST_ANSWERS} answers.")
+    if not record.ranking:
+        raise LeftOutError("its ranking is empty.")
+    if not any(message.content.strip() for message in record.messages if message.role == "user"):
+        raise LeftOutError("its prompt has no text.")
+
+
+def _read(of: Format, row: Any) -> Iterator[Record]:
+    if of.table:
+        return spreadsheet.read(row)
+    if of.read is None or of.of != "rankings":
+        raise BadLineError("is of a format that holds no rankings.")
+    return of.read(row)  # type: ignore[return-value]  # formats of rankings are read as records
+
+
+class _TooLargeError(Exception):
+    """The file is larger than is taken."""
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file holds, until it is more than is taken."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._inner, self._size = file, gzip.GzipFile(fileobj=file, mode="rb"), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._inner.read(len(buffer))
+        self._size += len(data)
+        if self._size > MAX_BYTES:
+            raise _TooLargeError("The file holds more than 4 GiB; split it.")
+        if self._size > max(_RATIO_FROM, MAX_RATIO * self._file.tell()):
+            raise _TooLargeError(f"The file holds more than {MAX_RATIO} times its compressed size, so it is not read.")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _undone(file: BinaryIO) -> BinaryIO:
+    start = file.read(len(_GZIP))
+    file.seek(0)
+    return io.BufferedReader(_Bounded(file), 1 << 16) if start == _GZIP else file
+
+
+def _objects(file: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row]]:
+    for number, raw in imports.lines(file):
+        line = raw.strip(b" \t\r\n")
+        if not line:
+            continue
+        try:
+            value = _object(raw, line)
+        except BadLineError as error:
+            reading.refuse(f"Line {number} {error}")
+            if reading.problem_count >= MAX_PROBLEMS:
+                return
+        else:
+            yield number, value
+
+
+def _object(raw: bytes, line: bytes) -> Row:
+    if len(raw) > imports.MAX_LINE_BYTES:
+        raise BadLineError("is longer than 1 MiB.")
+    value = imports.parsed(imports.decoded(line))
+    if not isinstance(value, dict):
+        raise BadLineError("is not a JSON object.")
+    _storable(line, value)
+    return value
+
+
+def _storable(line: bytes, value: Any) -> None:
+    """Refuse what only an escape can smuggle into a text: NUL, and half of a surrogate pair."""
+    if b"\\u" not in line:
+        return
+    try:
+        spelled = json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadLineError("holds half of a surrogate pair, which is no character.") from None
+    if b"\\u0000" in spelled.replace(b"\\\\", b""):
+        raise BadLineError("holds a NUL character.")
+
+
+def _table(file: BinaryIO, reading: Reading) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of each judgement together, with the number of its first line."""
+
+    def texts() -> Iterator[str]:
+        for number, raw in imports.lines(file):
+            if len(raw) > imports.MAX_LINE_BYTES:
+                raise BadLineError(f"{number} is longer than 1 MiB.")
+            yield imports.decoded(raw)
+
+    table = csv.DictReader(texts(), strict=True)
+    rows: list[Row] = []
+    first = 2
+    try:
+        if set(table.fieldnames or ()) != set(spreadsheet.COLUMNS):
+            reading.refuse(f"Line 1 needs the columns {', '.join(spreadsheet.COLUMNS)}.")
+            return
+        before = table.line_num + 1
+        for row in table:
+            if rows and (row["id"] != rows[0]["id"] or len(rows) > MOST_ANSWERS):
+                yield first, rows
+                rows = []
+            if not rows:
+                first = before
+            rows.append(row)
+            before = table.line_num + 1
+    except BadLineError as error:
+        reading.refuse(f"Line {error}" if str(error)[0].isdigit() else f"A line near {table.line_num + 1} {error}")
+        return
+    except csv.Error as error:
+        reading.refuse(f"Line {table.line_num} is no CSV: {error}.")
+        return
+    if rows:
+        yield first, rows

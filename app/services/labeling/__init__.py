@@ -1,0 +1,1 @@
+"""Tasks, leases and the answers to them."""

@@ -1,0 +1,1 @@
+"""A project and what it asks: settings, members, guidelines, questions, prompts."""

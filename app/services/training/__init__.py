@@ -1,0 +1,1 @@
+"""Snapshots, runs and the models that come out of them."""

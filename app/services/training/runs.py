@@ -1,0 +1,356 @@
+"""Making runs, and reading them. What happens to a run afterwards is in `run_states`.
+
+A run is checked before its row exists: its configuration by the trainer's own reader, its models' folders, and
+whether the snapshot holds what the method learns from. The broker is only told; a broker that is down loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import after_commit, transaction
+from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent, RunMetric, Snapshot, User
+from app.queue import GPU_QUEUE, ring
+from app.services.training import registry, run_states
+from app.settings import get_settings
+from trainer.config import ConfigError, dump_run, parse_run
+
+logger = logging.getLogger(__name__)
+
+TRAINING_METHODS = ("sft", "reward", "dpo", "ppo")
+PROMPT_CHOICES = ("all", "unsampled", "held_out")
+METHOD_NAMES = {
+    "sft": "SFT",
+    "reward": "Reward model",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "evaluate": "Evaluation",
+    "sample": "Sampling",
+}
+LEARNS_FROM = {"sft": "demonstrations", "reward": "comparisons", "dpo": "comparisons", "ppo": "prompts"}
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Everything the page of a run shows besides the run itself."""
+
+    project: Project
+    model: ModelVersion | None
+    snapshot: Snapshot | None
+    result: ModelVersion | None
+    events: Sequence[RunEvent]
+    metrics: Sequence[RunMetric]
+    now: datetime
+
+
+def create_training_run(
+    session: Session,
+    project: Project,
+    method: str,
+    user: User,
+    *,
+    model: ModelVersion,
+    snapshot: Snapshot,
+    reward_model: ModelVersion | None = None,
+    options: dict[str, Any] | None = None,
+    dedupe_key: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Queue an `sft`, `reward`, `dpo` or `ppo` run that starts from `model` and learns from `snapshot`.
+
+    `settings` are further keys of run.json (seed, lora, max_length, …). The same `dedupe_key` of the same person
+    gives the same run. Raises `InvalidInputError` for what cannot start, `ConflictError` for a key used otherwise.
+    """
+    if method not in TRAINING_METHODS:
+        raise InvalidInputError(f"The method is one of {', '.join(TRAINING_METHODS)}.")
+    _require_policy(project, model)
+    _require_same_project(project, snapshot)
+    if not snapshot.manifest["splits"][LEARNS_FROM[method]].get("train"):
+        raise InvalidInputError(
+            f"Snapshot {snapshot.number} has no {LEARNS_FROM[method]} in the training split, and {method} learns "
+            "from those; collect some and freeze a new snapshot."
+        )
+    options, inputs = dict(options or {}), {}
+    if method == "ppo":
+        if reward_model is None:
+            raise InvalidInputError("PPO needs a reward model; train one first, then choose it.")
+        _require_reward_model(project, reward_model)
+        options["reward_model"] = reward_model.uri
+        inputs["reward_model"] = str(reward_model.id)
+    return _create(
+        session,
+        project,
+        method,
+        user,
+        model,
+        snapshot,
+        options,
+        inputs,
+        name=f"{METHOD_NAMES[method]} from {model.name}, snapshot {snapshot.number}",
+        dedupe_key=dedupe_key,
+        settings=settings,
+    )
+
+
+def create_evaluation_run(
+    session: Session,
+    project: Project,
+    user: User,
+    *,
+    baseline: ModelVersion,
+    policies: Sequence[ModelVersion],
+    snapshot: Snapshot,
+    reward_model: ModelVersion | None = None,
+    options: dict[str, Any] | None = None,
+    dedupe_key: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Queue an evaluation of `policies` against `baseline` on the snapshot's held-out prompts."""
+    if not policies:
+        raise InvalidInputError("Choose at least one policy to judge.")
+    for policy in (baseline, *policies):
+        _require_policy(project, policy)
+    _require_same_project(project, snapshot)
+    options = dict(options or {}) | {
+        "baseline": baseline.name,
+        "policies": [{"name": policy.name, "model": policy.uri} for policy in policies],
+    }
+    split = options.get("split", "held_out")
+    if not snapshot.manifest["splits"]["prompts"].get(split):
+        raise InvalidInputError(
+            f"Snapshot {snapshot.number} has no {split} prompts to judge on; give the project a held-out share, "
+            "import more prompts and freeze a new snapshot."
+        )
+    inputs: dict[str, Any] = {"policies": {policy.name: str(policy.id) for policy in (baseline, *policies)}}
+    if reward_model is not None:
+        _require_reward_model(project, reward_model)
+        options["reward_model"] = reward_model.uri
+        inputs["reward_model"] = str(reward_model.id)
+    names = ", ".join(policy.name for policy in policies)
+    return _create(
+        session,
+        project,
+        "evaluate",
+        user,
+        baseline,
+        snapshot,
+        options,
+        inputs,
+        name=f"Evaluation of {names} against {baseline.name}",
+        dedupe_key=dedupe_key,
+        settings=settings,
+    )
+
+
+def create_sampling_run(
+    session: Session,
+    project: Project,
+    model: ModelVersion,
+    user: User,
+    *,
+    temperature: float = 0.7,
+    max_new_tokens: int = 256,
+    prompts: str = "all",
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    dedupe_key: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Queue a run that draws K answers of `model` to each chosen prompt: `all`, the `unsampled`, or the `held_out`.
+
+    The prompts are chosen now, so that importing more later does not change what the run does.
+    """
+    _require_policy(project, model)
+    chosen = [str(item) for item in session.scalars(_choose_prompts(project, prompts))]
+    if not chosen:
+        raise InvalidInputError(
+            "There is no prompt to sample answers for; import prompts first."
+            if prompts == "all"
+            else f"The project has no prompt that is {prompts.replace('_', '-')}; import more, or choose all prompts."
+        )
+    options = dict(options or {})
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens} | dict(options.get("sampling", {}))
+    return _create(
+        session,
+        project,
+        "sample",
+        user,
+        model,
+        None,
+        {"samples_per_prompt": project.k} | options | {"sampling": sampling},
+        {"prompts": chosen},
+        name=f"{len(chosen)} prompts, {project.k} answers each, of {model.name}",
+        dedupe_key=dedupe_key,
+        settings={"seed": seed} | settings,
+    )
+
+
+def get(session: Session, run_id: UUID) -> Run:
+    """Return a run, or raise `NotFoundError`."""
+    run = session.get(Run, run_id)
+    if run is None:
+        raise NotFoundError("There is no such run.")
+    return run
+
+
+def listed(session: Session, project_id: UUID | None = None, limit: int = 200) -> list[tuple[Run, str]]:
+    """Return the newest runs with their projects' names, of one project or of all."""
+    query = select(Run, Project.name).join(Project, Project.id == Run.project_id)
+    if project_id is not None:
+        query = query.where(Run.project_id == project_id)
+    rows = session.execute(query.order_by(Run.created_at.desc(), Run.id.desc()).limit(limit))
+    return [(run, name) for run, name in rows]
+
+
+def page_of(session: Session, run: Run) -> RunPage:
+    """Return what the page of a run shows besides the run itself."""
+    return RunPage(
+        project=session.get_one(Project, run.project_id),
+        model=session.get(ModelVersion, run.parent_model_id) if run.parent_model_id else None,
+        snapshot=session.get(Snapshot, run.snapshot_id) if run.snapshot_id else None,
+        result=session.scalar(select(ModelVersion).where(ModelVersion.run_id == run.id)),
+        events=session.scalars(select(RunEvent).where(RunEvent.run_id == run.id).order_by(RunEvent.id)).all(),
+        metrics=session.scalars(select(RunMetric).where(RunMetric.run_id == run.id).order_by(RunMetric.step)).all(),
+        now=session.execute(select(func.clock_timestamp())).scalar_one(),
+    )
+
+
+def result_id(session: Session, run: Run) -> UUID | None:
+    """Return the id of the model version that a run has left behind, if it has."""
+    return session.scalar(select(ModelVersion.id).where(ModelVersion.run_id == run.id))
+
+
+def announce(session: Session, run_id: UUID) -> None:
+    """Ring the GPU queue once this transaction has committed, and note on the run that the broker took it."""
+    after_commit(session, lambda: _ring(run_id))
+
+
+def _ring(run_id: UUID) -> None:
+    if not ring("plackett.run", GPU_QUEUE, str(run_id)):
+        return
+    try:
+        with transaction() as session:
+            run_states.mark_dispatched(session, run_id)
+    except SQLAlchemyError as error:
+        # The run is stored and its message is sent; without the note the dispatcher only sends one message more.
+        logger.warning("could not note that run %s was sent: %s", run_id, type(error).__name__)
+
+
+def _create(
+    session: Session,
+    project: Project,
+    method: str,
+    user: User,
+    model: ModelVersion,
+    snapshot: Snapshot | None,
+    options: dict[str, Any],
+    inputs: dict[str, Any],
+    *,
+    name: str,
+    dedupe_key: str | None,
+    settings: dict[str, Any],
+) -> Run:
+    run_id: UUID = session.execute(select(func.uuidv7())).scalar_one()
+    config = {
+        "device": get_settings().trainer_device,
+        **settings,
+        "run_id": str(run_id),
+        "method": method,
+        "model": model.uri,
+        "snapshot_id": str(snapshot.id) if snapshot else None,
+        "options": options,
+    }
+    try:
+        config = dump_run(parse_run(config))
+    except ConfigError as error:
+        raise InvalidInputError(str(error)) from None
+    _require_storable(config)
+    key = f"{user.id}:{dedupe_key or uuid4()}"
+    values = {
+        "project_id": project.id,
+        "method": method,
+        "name": name,
+        "config": config,
+        "inputs": inputs,
+        "snapshot_id": snapshot.id if snapshot else None,
+        "parent_model_id": model.id,
+        "dedupe_key": key,
+        "created_by": user.id,
+    }
+    made: Run | None = session.scalar(
+        upsert(Run).values(id=run_id, **values).on_conflict_do_nothing(index_elements=[Run.dedupe_key]).returning(Run)
+    )
+    if made is None:
+        return _same_as_before(session, key, values)
+    run_states.record_created(session, made)
+    announce(session, made.id)
+    return made
+
+
+def _require_storable(config: dict[str, Any]) -> None:
+    """Refuse the two things that Python's JSON allows and Postgres' does not."""
+    try:
+        text = json.dumps(config, allow_nan=False)
+    except ValueError:
+        raise InvalidInputError("Every number in the configuration must be finite.") from None
+    if "\\u0000" in text:
+        raise InvalidInputError("The configuration must not hold a NUL character.")
+
+
+def _same_as_before(session: Session, key: str, values: dict[str, Any]) -> Run:
+    """Return the run that this form has already made, if it was the same form."""
+    before: Run = session.execute(select(Run).where(Run.dedupe_key == key)).scalar_one()
+    same = all(getattr(before, name) == value for name, value in values.items() if name != "config")
+    ours = {**values["config"], "run_id": None}
+    if same and {**before.config, "run_id": None} == _as_json(ours):
+        return before
+    raise ConflictError("This form has already started another run; open the form again to start a new one.")
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` as it comes back from the database: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _choose_prompts(project: Project, choice: str) -> Any:
+    query = select(Prompt.id).where(Prompt.project_id == project.id).order_by(Prompt.position)
+    if choice == "held_out":
+        return query.where(Prompt.split == "held_out")
+    if choice == "unsampled":
+        return query.where(~select(Completion.id).where(Completion.prompt_id == Prompt.id).exists())
+    if choice == "all":
+        return query
+    raise InvalidInputError(f"Prompts to sample are one of {', '.join(PROMPT_CHOICES)}.")
+
+
+def _require_policy(project: Project, model: ModelVersion) -> None:
+    _require_same_project(project, model)
+    if model.kind != "policy":
+        raise InvalidInputError(f"{model.name} is a reward model; choose a policy here.")
+    registry.check_present(model)
+
+
+def _require_reward_model(project: Project, model: ModelVersion) -> None:
+    _require_same_project(project, model)
+    if model.kind != "reward":
+        raise InvalidInputError(f"{model.name} is not a reward model; choose one, or train one first.")
+    registry.check_present(model)
+
+
+def _require_same_project(project: Project, thing: ModelVersion | Snapshot) -> None:
+    if thing.project_id != project.id:
+        raise NotFoundError("This project has no such model or snapshot.")

@@ -1,0 +1,81 @@
+"""Curves, pace and wording of a run's numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.models import Run, RunMetric
+from app.services.training import charts
+
+
+def rows(values: dict[int, dict[str, object]]) -> list[RunMetric]:
+    return [RunMetric(step=step, values=numbers) for step, numbers in values.items()]
+
+
+def test_a_curve_fills_its_box_from_the_first_step_to_the_last() -> None:
+    [chart] = charts.charts(rows({10: {"loss": 4.0}, 20: {"loss": 3.0}, 30: {"loss": 2.0}}))
+    assert (chart.title, chart.first_step, chart.last_step, chart.low, chart.high) == ("Loss", 10, 30, 2.0, 4.0)
+    assert chart.curves[0].points == "0.0,4.0 150.0,48.0 300.0,92.0"
+    assert chart.curves[0].last == 2.0
+
+
+@pytest.mark.parametrize("values", [{5: {"loss": 1.0}}, {5: {"loss": 1.0}, 6: {"loss": 1.0}}])
+def test_one_point_and_a_flat_curve_lie_in_the_middle(values: dict[int, dict[str, object]]) -> None:
+    [chart] = charts.charts(rows(values))
+    assert chart.curves[0].end[1] == 48.0
+
+
+def test_missing_and_lost_numbers_leave_a_gap_and_no_chart_of_their_own() -> None:
+    [chart] = charts.charts(rows({1: {"loss": 2.0, "accuracy": None}, 2: {"loss": None}, 3: {"loss": 1.0}}))
+    assert chart.curves[0].points == "0.0,4.0 300.0,92.0"
+
+
+def test_a_long_run_is_drawn_with_few_points_and_its_newest() -> None:
+    [chart] = charts.charts(rows({step: {"loss": 1.0 / step} for step in range(1, 5001)}))
+    points = chart.curves[0].points.split()
+    assert len(points) <= charts.MOST_POINTS + 1
+    assert points[-1].startswith("300.0,")
+
+
+def test_the_time_left_follows_the_latest_pace() -> None:
+    run = Run(state="running", progress_step=4, progress_total=10)
+    metrics = rows({step: {"time": 100.0 + 3.0 * step} for step in range(1, 5)})
+    assert charts.seconds_left(run, metrics) == pytest.approx(18.0)
+    assert charts.seconds_left(run, metrics[:1]) is None
+    run.state = "queued"
+    assert charts.seconds_left(run, metrics) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h"), (3 * 86400, "3.0 days")]
+)
+def test_durations_are_spoken_in_a_fitting_unit(seconds: float, words: str) -> None:
+    assert charts.spoken(seconds) == words
+
+
+def test_a_run_that_has_ended_stops_counting() -> None:
+    begin = datetime(2026, 1, 5, tzinfo=UTC)
+    run = Run(started_at=begin, finished_at=begin + timedelta(seconds=90))
+    assert charts.duration(run, begin + timedelta(days=1)) == "90 s"
+
+
+def test_an_interval_stands_behind_its_number() -> None:
+    report = {
+        "accuracy": 0.71,
+        "accuracy_interval": [0.66, 0.75],
+        "kl": 3.0,
+        "headline": "x",
+        "policies": {},
+        "odd": True,
+    }
+    assert charts.figures(report) == {"accuracy": "0.71 (0.66 to 0.75)", "KL": "3"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.0, "3"), (1234567.0, "1,234,567"), (0.00005, "5e-05"), (0.71234, "0.7123"), (2310.5, "2,310")],
+)
+def test_numbers_keep_the_digits_that_matter(value: float, text: str) -> None:
+    assert charts.number(value) == text

@@ -1,0 +1,175 @@
+"""Snapshots: deterministic, content-addressed, of what is counted only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_builders import (
+    completion_ids,
+    demonstrate,
+    fill_project,
+    make_project,
+    make_prompts,
+    make_task,
+    make_user,
+    rank,
+)
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.db import reading, transaction
+from app.errors import InvalidInputError, NotFoundError
+from app.models import Project, Prompt, Snapshot, Task, User
+from app.services.training import snapshots
+from trainer.records import read_comparisons, read_demonstrations, read_prompts, verify_manifest
+
+
+@pytest.fixture
+def people(database: str) -> tuple[Project, User, User, User]:
+    with transaction() as session:
+        admin = make_user(session)
+        ada, bob = (make_user(session, f"{name}@example.org", "labeler") for name in ("ada", "bob"))
+        return make_project(session, admin), admin, ada, bob
+
+
+def freeze(project: Project, admin: User) -> Snapshot:
+    with transaction() as session:
+        return snapshots.create(session, project, admin)
+
+
+def test_the_files_hold_the_rankings_with_their_ties(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        [prompt] = make_prompts(session, project, ["Tea or coffee?"])
+        task = make_task(session, prompt, ["Tea.", "Coffee.", "Both."])
+        rank(session, task, ada, [[2], [1, 0]])
+        rank(session, task, bob, [[0], [1], [2]], is_simulated=True)
+        demonstrate(session, prompt, ada, "Whichever you like.")
+    snapshot = freeze(project, admin)
+    folder = Path(snapshot.uri)
+    comparisons = read_comparisons(folder / "comparisons.jsonl")
+    assert {row.ranking for row in comparisons} == {((2,), (0, 1)), ((0,), (1,), (2,))}
+    assert {row.completions for row in comparisons} == {("Tea.", "Coffee.", "Both.")}
+    assert [row.id for row in read_prompts(folder / "prompts.jsonl")] == [f"p{prompt.content_sha256[:16]}"]
+    assert [row.completion for row in read_demonstrations(folder / "demonstrations.jsonl")] == ["Whichever you like."]
+    manifest = verify_manifest(folder)
+    assert manifest == snapshot.manifest
+    assert manifest["simulated"] == {"comparisons": 1, "demonstrations": 0}
+    assert manifest["guideline_versions"] == {"1": 3}
+    assert manifest["splits"]["comparisons"] == {prompt.split: 2}
+    assert manifest["held_out_fraction"] == project.held_out_fraction
+
+
+def test_labelers_appear_under_pseudonyms_only(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        fill_project(session, project, [ada, bob], ["One?"])
+    folder = Path(freeze(project, admin).uri)
+    everything = "".join(path.read_text() for path in folder.iterdir())
+    assert everything.count("labeler-") == 2 + 2  # each in one row and once in the manifest
+    for person in (ada, bob):
+        assert person.email not in everything
+        assert str(person.id) not in everything
+
+
+def test_superseded_and_uncounted_answers_are_left_out(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        [prompt] = make_prompts(session, project, ["Tea or coffee?"])
+        task = make_task(session, prompt, ["Tea.", "Coffee."])
+        first = rank(session, task, ada, [[0], [1]])
+        rank(session, task, ada, [[1], [0]], supersedes=first.id)
+        rank(session, task, bob, [[0], [1]], counted=False, not_counted_reason="late")
+    [row] = read_comparisons(Path(freeze(project, admin).uri) / "comparisons.jsonl")
+    assert row.ranking == ((1,), (0,))
+
+
+def test_freezing_the_same_data_again_returns_the_same_snapshot(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        fill_project(session, project, [ada], ["One?", "Two?"])
+    first = freeze(project, admin)
+    assert freeze(project, admin).id == first.id
+    with transaction() as session:
+        rank(session, session.query(Task).filter_by(kind="ranking").first(), bob, [[0], [1], [2]])
+    second = freeze(project, admin)
+    assert (first.number, second.number) == (1, 2)
+    assert first.sha256 != second.sha256
+    assert verify_manifest(Path(first.uri)) == first.manifest
+
+
+def test_the_same_answers_in_another_order_and_project_have_the_same_hash(
+    people: tuple[Project, User, User, User],
+) -> None:
+    def fill(session: Session, project: Project, labelers: list[User], reverse: bool) -> None:
+        prompts = make_prompts(session, project, ["One?", "Two?", "Three?", "Four?"])
+        for prompt in reversed(prompts) if reverse else prompts:
+            task = make_task(session, prompt, ["Yes.", "No.", "Perhaps."])
+            for labeler in reversed(labelers) if reverse else labelers:
+                groups = [[0], [1, 2]] if labeler.email.startswith("ada") else [[1], [0], [2]]
+                rank(session, task, labeler, [group[::-1] for group in groups] if reverse else groups)
+                demonstrate(session, prompt, labeler, f"By {labeler.email[0]}.") if prompt.position == 1 and (
+                    labeler is labelers[0]
+                ) else None
+
+    project, admin, ada, bob = people
+    with transaction() as session:
+        fill(session, project, [ada, bob], reverse=False)
+        other = make_project(session, admin, "The same elsewhere")
+        fill(session, other, [ada, bob], reverse=True)
+    assert freeze(project, admin).sha256 == freeze(other, admin).sha256
+
+
+def test_nothing_from_a_clock_or_a_random_id_is_in_the_files(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, _ = people
+    with transaction() as session:
+        fill_project(session, project, [ada], ["One?"])
+        ids = [str(item) for task in session.query(Task) for item in (task.id, *completion_ids(session, task))]
+    snapshot = freeze(project, admin)
+    everything = "".join(path.read_text() for path in Path(snapshot.uri).iterdir())
+    assert not [item for item in [*ids, str(project.id), str(snapshot.id)] if item in everything]
+
+
+def test_a_reading_transaction_sees_one_moment_and_writes_nothing(people: tuple[Project, User, User, User]) -> None:
+    project, *_ = people
+    count = select(func.count()).select_from(Prompt)
+    with reading() as moment:
+        assert moment.scalar(count) == 0
+        with transaction() as session:
+            make_prompts(session, project, ["One?"])
+        assert moment.scalar(count) == 0
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            moment.execute(update(Project).values(name="Other"))
+    with reading() as moment:
+        assert moment.scalar(count) == 1
+
+
+def test_a_project_without_answers_has_nothing_to_freeze(people: tuple[Project, User, User, User]) -> None:
+    project, admin, *_ = people
+    with pytest.raises(InvalidInputError, match="nothing to freeze"):
+        freeze(project, admin)
+
+
+def test_a_damaged_folder_is_written_again(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, _ = people
+    with transaction() as session:
+        fill_project(session, project, [ada], ["One?"])
+    snapshot = freeze(project, admin)
+    (Path(snapshot.uri) / "prompts.jsonl").write_text("{}\n")
+    assert freeze(project, admin).id == snapshot.id
+    verify_manifest(Path(snapshot.uri))
+    assert [path.name for path in Path(snapshot.uri).parent.iterdir()] == [snapshot.sha256]
+
+
+@pytest.mark.parametrize("name", ["../manifest.json", "..", "", "/etc/passwd", "other.jsonl", "prompts.jsonl\x00"])
+def test_only_the_files_of_the_manifest_can_be_had(people: tuple[Project, User, User, User], name: str) -> None:
+    project, admin, ada, _ = people
+    with transaction() as session:
+        fill_project(session, project, [ada], ["One?"])
+    snapshot = freeze(project, admin)
+    assert snapshots.file_of(snapshot, "prompts.jsonl").is_file()
+    assert snapshots.file_of(snapshot, "manifest.json").is_file()
+    with pytest.raises(NotFoundError):
+        snapshots.file_of(snapshot, name)
