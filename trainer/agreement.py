@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,18 @@ def by_labeler(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[
     """Return the hits on each labeler's own preferences."""
     rows = sorted(judgements(groups, scores), key=lambda row: row.labeler)
     return {labeler: count(found) for labeler, found in itertools.groupby(rows, key=lambda row: row.labeler)}
+
+
+def by_acquaintance(
+    groups: Sequence[Group], scores: Sequence[torch.Tensor], strangers: AbstractSet[str]
+) -> dict[str, Hits]:
+    """Return the hits on the preferences of the labelers who were learned from, and on those of the strangers."""
+    rows = list(judgements(groups, scores))
+    kinds = {
+        "learned from": [row for row in rows if row.labeler not in strangers],
+        "never seen": [row for row in rows if row.labeler in strangers],
+    }
+    return {kind: count(found) for kind, found in kinds.items() if found}
 
 
 def by_length(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[str, Hits]:

@@ -78,7 +78,9 @@ def encode(
 ) -> Tree:
     """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt."""
     prompt = prompt_ids(tokenizer, messages)
-    return fit(prompt, [completion_ids(tokenizer, text) for text in completions], max_length, truncation)
+    # What an encoder's head reads is its first token: it stays, however much of the prompt behind it is cut.
+    kept = int(tokenizer.cls_token_id is not None and prompt[:1] == [tokenizer.cls_token_id])
+    return fit(prompt, [completion_ids(tokenizer, text) for text in completions], max_length, truncation, kept)
 
 
 def encode_turns(
@@ -120,9 +122,12 @@ def encode_turns(
     return Tree(ids[:first], [ids[first:]], [scored[first:]])
 
 
-def fit(prompt: list[int], completions: Seq[list[int]], max_length: int, truncation: Truncation) -> Tree:
+def fit(
+    prompt: list[int], completions: Seq[list[int]], max_length: int, truncation: Truncation, kept_tokens: int = 0
+) -> Tree:
     """Cut the prompt from the left, so that the question's end stays, and count what was cut in `truncation`.
 
+    The first `kept_tokens` of the prompt are never cut.
     A completion is cut (at its end, which loses the end token) only where half of `max_length` for the prompt would
     not leave it room. The K completions of a prompt keep one and the same cut prompt: they answer one question.
     """
@@ -132,7 +137,7 @@ def fit(prompt: list[int], completions: Seq[list[int]], max_length: int, truncat
     longest = max(map(len, kept), default=0)
     if len(prompt) + longest > max_length:
         truncation.prompts += 1
-        prompt = prompt[len(prompt) - (max_length - longest) :]
+        prompt = prompt[:kept_tokens] + prompt[len(prompt) - (max_length - longest) + kept_tokens :]
     return Tree(prompt, kept)
 
 

@@ -36,9 +36,12 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a local folder or hub id, with a pad token that is not its end token where one can be had.
 
     Our own masks never look at token values. Other readers of a saved reward model do (transformers pools at the last
-    token that is not padding) and would never see the end token if both were one.
+    token that is not padding) and would never see the end token if both were one. An encoder's tokenizer has marks
+    around a text (`[CLS]` and `[SEP]`) and no other beginning and end: they take those parts.
     """
     tokenizer = from_pretrained(AutoTokenizer, model)
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token, tokenizer.bos_token = tokenizer.sep_token, tokenizer.bos_token or tokenizer.cls_token
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         known = [tokenizer.unk_token, *tokenizer.all_special_tokens, *sorted(tokenizer.get_added_vocab())]
         spare = [token for token in known if token not in (None, tokenizer.eos_token, tokenizer.bos_token)]

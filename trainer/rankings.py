@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,6 +127,13 @@ def _ranking(comparison: Comparison, place: dict[int, int]) -> Ranking:
     rest = tuple(place[index] for index in range(len(comparison.completions)) if index in place and index not in ranked)
     said = [strength or 0 for strength in comparison.strengths or (0,) * (len(levels) - 1)]
     return Ranking(levels, rest, (*said, 0), comparison.weight, comparison.labeler, comparison.acceptable)
+
+
+def deal_labelers(comparisons: Sequence[Comparison], folds: int) -> dict[str, int]:
+    """Return the fold of each labeler: folds of equal size, give or take one, in the order of the names' hashes."""
+    names = {comparison.labeler for comparison in comparisons}
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return {name: number % folds for number, name in enumerate(order)}
 
 
 # Tensors. Completions are numbered over all the groups given, in their order. The weights of all parts of a step add

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -23,8 +24,8 @@ from trainer.device import setup
 from trainer.intervals import ratio_interval
 from trainer.layout import Layout
 from trainer.losses import davidson_loss, pairwise_reward_loss, plackett_luce_loss
-from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons, read_demonstrations
+from trainer.rankings import Group, choice_tensors, deal_labelers, group_comparisons, pair_tensors
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, MetricsFile, read_comparisons, read_demonstrations
 from trainer.reward_model import RewardModel
 from trainer.stop import StopSignal
 from trainer.tree import Tree
@@ -38,7 +39,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
     # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group.
     comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
-    if not any(row.split == "train" and row.weight > 0 and row.pairs() for row in comparisons):
+    strangers = unseen_labelers(comparisons, options)
+    if not any(
+        row.split == "train" and row.weight > 0 and row.pairs() and row.labeler not in strangers for row in comparisons
+    ):
         raise ConfigError(
             "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
             "collect rankings that are not all ties."
@@ -49,7 +53,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     train, held_out = (
         group_comparisons(
             tokenizer,
-            [row for row in comparisons if row.split == split],
+            [row for row in comparisons if row.split == split and (split != "train" or row.labeler not in strangers)],
             config.max_length,
             truncation,
             ties=split == "train" and options.loss == "davidson",
@@ -111,7 +115,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     if held_out:
         scores = score_groups(model, held_out, layout)
         summary |= judge(model, held_out, scores, options)
-        summary |= describe(train, held_out, [values.mean(dim=1) for values in scores], config.seed)
+        summary |= describe(train, held_out, [values.mean(dim=1) for values in scores], strangers, config.seed)
         if options.heads > 1:
             summary["held_out_uncertainty"] = torch.cat(scores).std(dim=1).mean().item()
         low, high = cast("list[float]", summary["held_out_accuracy_interval"])
@@ -146,6 +150,18 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     checkpoint.write_final(run_dir, lambda folder: reward_model.save_reward(model, folder, config.max_length))
     report.write(run_dir, config, summary)
     return EXIT_DONE
+
+
+def unseen_labelers(comparisons: Sequence[Comparison], options: RewardOptions) -> set[str]:
+    """Return the labelers from whom nothing is learned."""
+    if options.labeler_folds == 0:
+        return set()
+    folds = deal_labelers(comparisons, options.labeler_folds)
+    if len(folds) < options.labeler_folds:
+        raise ConfigError(
+            f"options.labeler_folds is {options.labeler_folds}, but the comparisons are of {len(folds)} labelers only."
+        )
+    return {labeler for labeler, fold in folds.items() if fold == options.held_out_fold}
 
 
 def bootstrap(numbers: Sequence[int], heads: int, seed: int) -> torch.Tensor:
@@ -261,7 +277,11 @@ def judge(
 
 
 def describe(
-    train: Sequence[Group], held_out: Sequence[Group], scores: Sequence[torch.Tensor], seed: int
+    train: Sequence[Group],
+    held_out: Sequence[Group],
+    scores: Sequence[torch.Tensor],
+    strangers: AbstractSet[str],
+    seed: int,
 ) -> dict[str, object]:
     """Return what a person needs to judge the accuracy by: interval, calibration, baselines, by labeler and length."""
     found: dict[str, object] = {
@@ -272,6 +292,9 @@ def describe(
     people = agreement.between_labelers(held_out)
     if people is not None:
         found |= {"labelers_agree": people.rate, "labelers_agree_interval": list(ratio_interval(*people, seed=seed))}
+    if strangers:
+        kinds = agreement.by_acquaintance(held_out, scores, strangers)
+        found["accuracy_on_labelers"] = {name: hits.figures(seed) for name, hits in kinds.items()}
     by_labeler = agreement.by_labeler(held_out, scores)
     by_length = agreement.by_length(held_out, scores)
     found["accuracy_by_labeler"] = {name: hits.figures(seed) for name, hits in by_labeler.items()}

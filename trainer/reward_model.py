@@ -30,11 +30,13 @@ PROBES = (
 
 
 class RewardModel(nn.Module):
-    """A language model's trunk with E scalar heads, read at the last real token: r(x, y), a number an answer and head.
+    """A trunk with E scalar heads: r(x, y), a number an answer and head.
 
-    Inside is transformers' sequence classifier of E labels, so any transformers can load a saved one. Its heads have no
-    bias: a ranking loss cannot see one. `mean` and `std` (E,) do its work; they are measured after training, on
-    reference answers, so that those score 0 on average with standard deviation 1. `log_nu` belongs to Davidson's loss.
+    Inside is transformers' sequence classifier of E labels, so any transformers can load a saved one. A decoder is read
+    at the last real token by heads without a bias, which a ranking loss cannot see. An encoder (BERT and its like) sees
+    each answer whole, with its prompt, and is read by the head that its architecture brings. `mean` and `std` (E,) are
+    measured after training, on reference answers, so that those score 0 on average with standard deviation 1. `log_nu`
+    belongs to Davidson's loss.
     """
 
     mean: torch.Tensor
@@ -53,15 +55,35 @@ class RewardModel(nn.Module):
         """The model below the head."""
         return getattr(self.classifier, self.classifier.base_model_prefix)
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether every token sees all others, so that there is no one token after which to read the score."""
+        return not isinstance(getattr(self.classifier, "score", None), nn.Linear)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that gives the scores."""
+        labels = self.classifier.config.num_labels
+        layers = [layer for layer in self.classifier.modules() if isinstance(layer, nn.Linear)]
+        return [layer for layer in layers if layer.out_features == labels][-1]
+
     def forward(self, batch: tree.Batch) -> torch.Tensor:
-        """Return the normalised scores (N, E) float32, read by explicit end index; padding may be any token."""
+        """Return the normalised scores (N, E) float32; padding may be any token, it is never seen."""
+        return (self._raw(batch) - self.mean) / self.std
+
+    def _raw(self, batch: tree.Batch) -> torch.Tensor:
+        if self.is_encoder:
+            scores: torch.Tensor = self.classifier(input_ids=batch.input_ids, attention_mask=batch.tree >= 0).logits
+            return scores.float()  # one answer a row, in the order of the answers
         last = tree.hidden_states(self.trunk, self.classifier.config, batch)[batch.ends]
         # No matrix product: autocast would take it to bfloat16, which has three digits.
         raw: torch.Tensor = (last.float()[:, None] * self.classifier.score.weight.float()).sum(dim=2)
-        return (raw - self.mean) / self.std
+        return raw
 
     def choose_layout(self, tokens: int, device: Device) -> Layout:
-        """Return the layout that the trunk can take (see `layout.choose`)."""
+        """Return the layout that the trunk can take (see `layout.choose`): of an encoder, a row for every answer."""
+        if self.is_encoder:
+            return Layout(False, tokens, device)
         return choose(self.trunk, self.classifier, tokens, device)
 
     def add_lora(self, lora: Lora) -> None:
@@ -75,7 +97,7 @@ class RewardModel(nn.Module):
 
 
 def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
-    """Return a reward model on the trunk of `config.model`, its heads drawn from N(0, 1 / (D + 1)).
+    """Return a reward model on the trunk of `config.model`, a decoder or an encoder, its heads from N(0, 1 / (D + 1)).
 
     Refuses a tokenizer whose only possible padding is its end token: transformers reads a saved classifier at the last
     token that is not padding, and would never see that an answer ended.
@@ -91,8 +113,10 @@ def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTok
         config.model, dtype, device.device, tokenizer, options.heads, ties=options.loss == "davidson"
     )
     check_length(model.classifier, config)
-    score = model.classifier.score.float()
-    nn.init.normal_(score.weight, std=(score.in_features + 1) ** -0.5)
+    head = model.head.float()
+    nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
     if config.lora:
         model.add_lora(config.lora)
     return model

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from trainer import data, dpo, kto, modeling, optim, reward, sft
 from trainer.__main__ import main
 from trainer.config import ConfigError, DpoOptions, Lora, load_run
+from trainer.rankings import deal_labelers
 from trainer.records import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -208,6 +209,26 @@ def test_the_report_of_a_reward_model_says_by_labeler_by_length_and_what_labeler
     assert "## Accuracy by labeler" in text
     assert "## Accuracy by preferred answer" in text
     assert len(summary["chat_template_sha256"]) == 64
+
+
+def test_nothing_is_learned_from_held_out_labelers_and_agreement_with_them_is_told_apart(make_run: MakeRun) -> None:
+    # Half of the labelers say the opposite of the others: whoever is learned from is agreed with, the others are not.
+    rows = some_comparisons(8, 4, labelers=4)
+    strangers = {name for name, fold in deal_labelers(rows, 2).items() if fold == 1}
+    assert len(strangers) == 2
+    contrary = [dataclasses.replace(row, ranking=((0, 2), (1,))) if row.labeler in strangers else row for row in rows]
+    run_dir = make_run("reward", comparisons=contrary, options={"labeler_folds": 2, "held_out_fold": 1, "optim": FAST})
+    assert main(["reward", "--run", str(run_dir)]) == EXIT_DONE
+    by_labelers = summary_of(run_dir)["accuracy_on_labelers"]
+    assert by_labelers["learned from"]["accuracy"] == 1.0
+    assert by_labelers["never seen"]["accuracy"] == 0.0
+    assert "## Accuracy on labelers" in (run_dir / "report.md").read_text()
+
+
+def test_more_folds_than_labelers_is_one_sentence(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run("reward", comparisons=some_comparisons(4, labelers=2), options={"labeler_folds": 3})
+    assert main(["reward", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert "the comparisons are of 2 labelers only" in capsys.readouterr().err
 
 
 def test_adapters_that_no_gradient_reaches_are_refused(tiny_model: str) -> None:
