@@ -15,6 +15,7 @@ from app.models.labeling import (
     Task,
     TaskCompletion,
 )
+from app.models.pipelines import Occurrence, Pipeline, PipelineStage, Schedule
 from app.models.quality import Dismissal, QualityReport
 from app.models.training import (
     Checkpoint,
@@ -48,6 +49,9 @@ __all__ = [
     "Invitation",
     "Membership",
     "ModelVersion",
+    "Occurrence",
+    "Pipeline",
+    "PipelineStage",
     "Project",
     "Prompt",
     "QualityReport",
@@ -57,6 +61,7 @@ __all__ = [
     "RunAttempt",
     "RunEvent",
     "RunMetric",
+    "Schedule",
     "SignInAttempt",
     "Snapshot",
     "Task",

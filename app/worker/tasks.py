@@ -26,6 +26,7 @@ from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
 from app.services.training import run_states, workers
 from app.settings import get_settings
+from app.worker import rounds
 from app.worker.supervise import supervise
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def tick() -> None:
         quality.forget_old(session)
         if quality.request_due(session):
             after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
+    rounds.carry_on()
 
 
 @celery.task(name=quality.TASK)

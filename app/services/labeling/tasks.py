@@ -122,6 +122,22 @@ def open_ranking_tasks(session: Session, project: Project) -> int:
     )
 
 
+def open_sampled(session: Session, project: Project, user: User, run_id: UUID, priority: int) -> int:
+    """Open the draft tasks that one sampling run has left, with this priority, and return how many are new."""
+    projects.lock(session, project.id)
+    opened = len(
+        session.execute(
+            update(Task)
+            .where(Task.project_id == project.id, Task.sampling_run_id == run_id, Task.state == "draft")
+            .values(state="open", priority=priority)
+            .returning(Task.id)
+        ).all()
+    )
+    if opened:
+        audit.record(session, user, "tasks.opened", "project", project.id, kind="ranking", count=opened)
+    return opened
+
+
 def open_demonstration_tasks(session: Session, project: Project) -> int:
     """Open one demonstration task for each training prompt that has none yet, and return how many are new.
 

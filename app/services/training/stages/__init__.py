@@ -1,0 +1,25 @@
+"""The kinds of stages a recipe may have, each a module with `Spec`, `start` and `advance`; see `base` for the rules.
+
+A new kind is a module and its line in `KINDS`; the column `pipeline_stages.kind` takes any name.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from app.services.training.stages import dpo, evaluate, gate, ppo, reward, sample, sft, snapshot, tasks
+from app.services.training.stages.base import Kind
+
+KINDS: MappingProxyType[str, Kind] = MappingProxyType(
+    {
+        "snapshot": snapshot,
+        "sft": sft,
+        "reward": reward,
+        "dpo": dpo,
+        "ppo": ppo,
+        "evaluate": evaluate,
+        "gate": gate,
+        "sample": sample,
+        "tasks": tasks,
+    }
+)

@@ -1,0 +1,28 @@
+"""SFT: fine-tune a policy on the snapshot's demonstrations."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from sqlalchemy.orm import Session
+
+from app.models import Pipeline, PipelineStage
+from app.services.training.stages import base, training
+from app.services.training.stages.base import Outcome
+from app.services.training.stages.training import advance
+
+__all__ = ["Spec", "advance", "start"]
+
+
+class Spec(training.TrainingSpec):
+    """As `TrainingSpec`, but from the base model on: demonstrations only grow, so nothing is learned twice over."""
+
+    METHOD: ClassVar[str] = "sft"
+
+    kind: Literal["sft"]
+    model: base.ModelRef = base.BASE
+
+
+def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:
+    """Queue the run."""
+    return training.start(session, pipeline, stage, base.spec_of(Spec, pipeline, stage))

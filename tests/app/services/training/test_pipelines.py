@@ -1,0 +1,233 @@
+"""Pipelines: stages one after the other, what stops them, retry, cancel, and two ticks at once."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pipeline_world import FULL, SHORT, Loop, by_name, make_loop, pipeline, stages, states
+from run_builders import fake_model_folder, make_model
+from sqlalchemy import func, select
+
+from app.db import transaction
+from app.errors import ConflictError, NotFoundError
+from app.models import AuditEvent, ModelVersion, PipelineStage, Run, Snapshot, Task
+from app.services.training import pipelines, registry, run_states
+from app.worker import rounds
+
+GOOD = {"held_out_accuracy": 0.7, "policies": {"dpo-1": {"win_rate": 0.6, "kl": 3.0}}}
+
+
+@pytest.fixture
+def loop(database: str, redis_url: str, tmp_path: Path) -> Loop:
+    return make_loop(tmp_path / "models")
+
+
+def up_to_the_gate(loop: Loop, recipe: dict[str, Any] = FULL, summary: dict[str, Any] = GOOD) -> UUID:
+    """A pipeline whose models are trained and judged, and whose gate has decided."""
+    pipeline_id = loop.begin(recipe)
+    rounds.carry_on()
+    for _ in ("sft", "reward", "dpo"):
+        loop.end_run(pipeline_id)
+    loop.end_run(pipeline_id, summary)
+    return pipeline_id
+
+
+def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
+    pipeline_id = up_to_the_gate(loop)
+    found = by_name(pipeline_id)
+    with transaction() as session:
+        snapshot = session.scalars(select(Snapshot)).one()
+        models = {model.name: model for model in session.scalars(select(ModelVersion))}
+        reward_run, dpo_run = (session.get_one(Run, found[name].run_id) for name in ("judge", "policy"))
+        exam = session.get_one(Run, found["exam"].run_id)
+    assert found["data"].detail == {"snapshot_id": str(snapshot.id)}
+    assert reward_run.parent_model_id == dpo_run.parent_model_id == models["sft-1"].id
+    assert exam.inputs == {
+        "policies": {"sft-1": str(models["sft-1"].id), "dpo-1": str(models["dpo-1"].id)},
+        "reward_model": str(models["reward-1"].id),
+    }
+    assert found["gate"].detail == {
+        "model_id": str(models["dpo-1"].id), "passed": True, "unmet": [], "promoted": True
+    }  # fmt: skip
+    assert models["dpo-1"].state == "promoted"
+    assert found["answers"].state == "running"
+
+    sample_run = loop.end_run(pipeline_id)
+    assert states(pipeline_id) == ["succeeded"] * 8
+    assert (pipeline(pipeline_id).state, pipeline(pipeline_id).reason) == ("succeeded", None)
+    with transaction() as session:
+        assert session.get_one(Run, sample_run).parent_model_id == models["dpo-1"].id
+        opened = session.execute(select(Task.state, Task.priority).where(Task.sampling_run_id == sample_run)).all()
+    assert opened == [("open", 5)] * 10
+    assert by_name(pipeline_id)["tasks"].detail == {"opened": 10}
+    rounds.carry_on()
+    assert pipeline(pipeline_id).finished_at is not None
+
+
+@pytest.mark.parametrize(
+    ("summary", "unmet"),
+    [
+        ({"policies": {"dpo-1": {"win_rate": 0.4, "kl": 3.0}}}, ["The win rate is 0.4, below 0.5."]),
+        ({"policies": {"dpo-1": {"win_rate": 0.6, "kl": 12.0}}}, ["The KL is 12, above 10."]),
+        ({"policies": {"dpo-1": {"kl": 3.0}}}, ["The win rate was not measured."]),
+    ],
+)
+def test_a_candidate_that_does_not_pass_stays_one_and_the_better_policy_answers(
+    loop: Loop, summary: dict[str, Any], unmet: list[str]
+) -> None:
+    pipeline_id = up_to_the_gate(loop, summary=summary)
+    gate = by_name(pipeline_id)["gate"]
+    with transaction() as session:
+        models = {model.name: model for model in session.scalars(select(ModelVersion))}
+        sampled = session.get_one(Run, by_name(pipeline_id)["answers"].run_id)
+    assert (gate.state, gate.detail["passed"], gate.detail["unmet"]) == ("succeeded", False, unmet)
+    assert {model.state for model in models.values()} == {"candidate"}
+    assert sampled.parent_model_id == models["sft-1"].id
+
+
+def test_a_gate_promotes_only_where_the_recipe_says_so(loop: Loop) -> None:
+    by_hand = copy.deepcopy(FULL)
+    del by_hand["stages"][5]["promote"]
+    gate = by_name(up_to_the_gate(loop, by_hand))["gate"]
+    assert (gate.detail["passed"], gate.detail["promoted"]) == (True, False)
+    with transaction() as session:
+        assert session.scalar(select(func.count()).where(ModelVersion.state == "promoted")) == 0
+
+
+def test_a_failing_stage_stops_its_successors_and_a_retry_reuses_what_succeeded(loop: Loop) -> None:
+    pipeline_id = loop.begin(FULL)
+    rounds.carry_on()
+    loop.end_run(pipeline_id)
+    failed_run = loop.end_run(pipeline_id, failure="The loss is not a number.")
+    assert states(pipeline_id) == ["succeeded", "succeeded", "failed", *["skipped"] * 5]
+    found = pipeline(pipeline_id)
+    assert (found.state, found.reason) == ("failed", "The stage “judge” failed: The loss is not a number.")
+    assert by_name(pipeline_id)["gate"].reason == "The stage “judge” before it failed."
+    before = by_name(pipeline_id)
+
+    with transaction() as session:
+        pipelines.retry(session, pipeline_id, loop.admin)
+    rounds.carry_on()
+    after = by_name(pipeline_id)
+    assert (after["data"].id, after["start"].id) == (before["data"].id, before["start"].id)
+    assert (after["judge"].attempt, after["judge"].state) == (2, "running")
+    assert after["judge"].run_id != failed_run
+    loop.end_run(pipeline_id)
+    loop.end_run(pipeline_id)
+    loop.end_run(pipeline_id, GOOD)
+    loop.end_run(pipeline_id)
+    assert (pipeline(pipeline_id).state, pipeline(pipeline_id).attempt) == ("succeeded", 2)
+    with transaction() as session:
+        assert session.scalar(select(func.count(Snapshot.id))) == 1
+        assert session.scalar(select(func.count()).where(Run.method == "sft")) == 1
+        kept = session.scalars(select(PipelineStage).where(PipelineStage.run_id == failed_run)).one()
+        assert kept.state == "failed"
+        assert "pipeline.retried" in session.scalars(select(AuditEvent.action)).all()
+    with pytest.raises(ConflictError, match="has succeeded"), transaction() as session:
+        pipelines.retry(session, pipeline_id, loop.admin)
+
+
+def test_a_stage_that_cannot_start_fails_with_the_sentence(loop: Loop) -> None:
+    recipe = copy.deepcopy(FULL)
+    recipe["stages"][1]["model"] = "model:lost"
+    pipeline_id = loop.begin(recipe)
+    rounds.carry_on()
+    assert states(pipeline_id)[:3] == ["succeeded", "failed", "skipped"]
+    assert stages(pipeline_id)[1].reason == "This project has no model named “lost”."
+
+
+def test_one_broken_pipeline_never_holds_the_others_up(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    broken, sound = loop.begin(SHORT), loop.begin(SHORT)
+    with transaction() as session:
+        # As a row that an older version left, which no reader of today understands.
+        pipelines.get(session, broken).recipe = {"stages": "lost"}
+    rounds.carry_on()
+    assert states(sound) == ["succeeded", "running"]
+    assert states(broken) == ["succeeded", "failed"]
+    assert stages(broken)[1].reason == "Something unexpected went wrong. The worker's log says what."
+    assert "could not be carried on" in caplog.text
+
+
+def test_a_file_that_is_gone_fails_the_stage(loop: Loop) -> None:
+    pipeline_id = loop.begin(SHORT)
+    shutil.rmtree(loop.model.uri)
+    rounds.carry_on()
+    assert "does not exist" in (stages(pipeline_id)[1].reason or "")
+
+
+def test_cancel_takes_the_run_along_and_a_retry_goes_on_from_there(loop: Loop) -> None:
+    pipeline_id = loop.begin(FULL)
+    rounds.carry_on()
+    run_id = stages(pipeline_id)[1].run_id
+    for _ in ("once", "twice"):
+        with transaction() as session:
+            pipelines.cancel(session, pipeline_id, loop.admin)
+    assert states(pipeline_id) == ["succeeded", *["cancelled"] * 7]
+    assert (pipeline(pipeline_id).state, pipeline(pipeline_id).reason) == ("cancelled", "Cancelled on request.")
+    with transaction() as session:
+        assert session.get_one(Run, run_id).state == "cancelled"
+        pipelines.retry(session, pipeline_id, loop.admin)
+    rounds.carry_on()
+    assert states(pipeline_id)[:3] == ["succeeded", "running", "waiting"]
+    with pytest.raises(ConflictError, match="is running, so there is nothing to retry"), transaction() as session:
+        pipelines.retry(session, pipeline_id, loop.admin)
+
+
+def test_cancelling_what_has_ended_is_refused(loop: Loop) -> None:
+    pipeline_id = loop.begin({"stages": SHORT["stages"][:1]})
+    rounds.carry_on()
+    with pytest.raises(ConflictError, match="already succeeded"), transaction() as session:
+        pipelines.cancel(session, pipeline_id, loop.admin)
+    with pytest.raises(NotFoundError), transaction() as session:
+        pipelines.cancel(session, loop.project.id, loop.admin)
+
+
+def test_a_run_that_is_cancelled_by_itself_fails_its_stage(loop: Loop) -> None:
+    pipeline_id = loop.begin(SHORT)
+    rounds.carry_on()
+    run_id = stages(pipeline_id)[1].run_id
+    assert run_id is not None
+    with transaction() as session:
+        run_states.request_cancel(session, run_id, loop.admin.id)
+    rounds.carry_on()
+    assert stages(pipeline_id)[1].reason == "Its run was cancelled."
+
+
+def test_many_ticks_at_once_make_one_run(loop: Loop) -> None:
+    pipeline_id = loop.begin(SHORT)
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(rounds.carry_on) for _ in range(24)]:
+            future.result()
+    assert states(pipeline_id) == ["succeeded", "running"]
+    with transaction() as session:
+        assert session.scalar(select(func.count(Run.id))) == 1
+        assert session.scalar(select(func.count(PipelineStage.id))) == 2
+
+
+def test_the_same_key_gives_the_same_round_and_numbers_have_no_gaps(loop: Loop) -> None:
+    first = loop.begin(SHORT, dedupe_key="a")
+    assert loop.begin(SHORT, dedupe_key="a") == first
+    second = loop.begin(SHORT, dedupe_key="b")
+    assert [pipeline(item).number for item in (first, second)] == [1, 2]
+
+
+def test_a_model_is_found_by_what_it_is(loop: Loop, tmp_path: Path) -> None:
+    """`in_use` is the promoted policy; `base` the first one; `model:` any by its name."""
+    with transaction() as session:
+        named = make_model(session, loop.project, loop.admin, fake_model_folder(tmp_path / "a"), "tuned", method="sft")
+        used = make_model(session, loop.project, loop.admin, fake_model_folder(tmp_path / "b"), "used", method="dpo")
+        registry.promote(session, used, loop.admin)
+    parents = {}
+    for ref in ("in_use", "newest_sft", "base", "model:used"):
+        stage = {"name": "policy", "kind": "dpo", "snapshot": "data", "model": ref}
+        pipeline_id = loop.begin({"stages": [SHORT["stages"][0], stage]})
+        rounds.carry_on()
+        with transaction() as session:
+            parents[ref] = session.get_one(Run, stages(pipeline_id)[1].run_id).parent_model_id
+    assert parents == {"in_use": used.id, "newest_sft": named.id, "base": loop.model.id, "model:used": used.id}
