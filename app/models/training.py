@@ -39,7 +39,9 @@ class Run(Base):
 
     __tablename__ = "runs"
     __table_args__ = (
-        CheckConstraint("method IN ('sft', 'reward', 'dpo', 'ppo', 'evaluate', 'sample')", name="method"),
+        CheckConstraint(
+            "method IN ('sft', 'reward', 'dpo', 'kto', 'ppo', 'rloo', 'evaluate', 'sample')", name="method"
+        ),
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         CheckConstraint(

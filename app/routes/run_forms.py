@@ -1,4 +1,4 @@
-"""The form that starts a run: which fields a method has, their sensible first values, and the run.json they mean."""
+"""The form that starts a run: what it works on, and the options of its method as the trainer knows them."""
 
 from __future__ import annotations
 
@@ -6,131 +6,92 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from pydantic import Field, ValidationError
 from starlette.requests import Request
 
+from app.errors import InvalidInputError, NotFoundError
 from app.forms import FormModel, Submitted, sentences
-
-Method = Literal["sft", "reward", "dpo", "ppo", "evaluate"]
+from app.services.training import run_options
+from app.services.training.run_options import BY_PEOPLE
 
 TITLES: dict[str, tuple[str, str]] = {
     "sft": ("SFT", "Fine-tune a model on the demonstrations."),
     "reward": ("Reward model", "Learn from the rankings which of two answers people prefer."),
     "dpo": ("DPO", "Train a policy from the rankings directly."),
+    "kto": ("KTO", "Train a policy from the line that labelers drew between acceptable answers and others."),
     "ppo": ("PPO", "Train a policy by sampling answers and letting a reward model score them."),
+    "rloo": (
+        "RLOO",
+        "As PPO, but each answer is compared with the others to its prompt instead of with a value model.",
+    ),
     "evaluate": ("Evaluation", "Judge policies on the held-out prompts: reward, distance, win rate."),
 }
-DEFAULTS: dict[str, dict[str, str]] = {
-    "sft": {"learning_rate": "0.0002", "batch_size": "8", "epochs": "3", "max_length": "512", "lora_rank": "16"},
-    "reward": {"learning_rate": "0.0001", "batch_size": "8", "epochs": "2", "max_length": "512", "lora_rank": "16"},
-    "dpo": {
-        "learning_rate": "0.00005", "batch_size": "8", "epochs": "1", "max_length": "512", "lora_rank": "16",
-        "beta": "0.1",
-    },
-    "ppo": {
-        "learning_rate": "0.00003", "batch_size": "16", "iterations": "20", "max_length": "512", "lora_rank": "16",
-        "kl_coefficient": "0.05", "max_new_tokens": "128",
-    },
-    "evaluate": {"samples_per_prompt": "1", "temperature": "0.7", "max_new_tokens": "128", "max_length": "512"},
-}  # fmt: skip
+OFFERED = {method: TITLES.get(method, (method.upper(), "")) for method in BY_PEOPLE}
+"""Title and lead of each method that the trainer of this release knows."""
 
 
 class RunForm(FormModel):
-    """A new run. `form_id` makes a second click find the first click's run; limits beyond these are the trainer's."""
+    """What a new run works on. `form_id` makes a second click find the first click's run."""
 
     form_id: UUID
     model_id: UUID
     snapshot_id: UUID
     reward_model_id: UUID | None = None
     policies: list[UUID] = Field(default=[], max_length=16)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    learning_rate: float | None = Field(default=None, gt=0, lt=1, allow_inf_nan=False)
-    batch_size: int | None = Field(default=None, ge=1, le=4096)
-    epochs: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
-    max_length: int | None = Field(default=None, ge=16, le=1 << 20)
-    lora_rank: int | None = Field(default=None, ge=0, le=1024)
-    beta: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    iterations: int | None = Field(default=None, ge=1, le=100_000)
-    kl_coefficient: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    samples_per_prompt: int | None = Field(default=None, ge=1, le=64)
-    temperature: float | None = Field(default=None, ge=0, le=5, allow_inf_nan=False)
-    max_new_tokens: int | None = Field(default=None, ge=1, le=8192)
     advanced: str = Field(default="", max_length=20_000)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """The form as it came, with the policies that were ticked."""
+    """The form as it came: the policies that were ticked, and the run.json that the rest means."""
 
     submitted: Submitted[RunForm]
     policies: tuple[str, ...] = ()
-    overrides: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def chosen_method(method: str = "sft") -> str:
+    """Dependency: the method that the address names."""
+    if method not in OFFERED:
+        raise NotFoundError(f"There is no method {method[:40]!r} to start a run of.")
+    return method
 
 
 async def read_run_form(request: Request) -> Sent:
     """Dependency: read the form. A number left empty means the trainer's own default."""
+    method = chosen_method(request.query_params.get("method", "sft"))
     form = await request.form()
     texts = {
         key: value for key, value in form.items() if isinstance(value, str) and key not in ("csrf_token", "policies")
     }
     policies = tuple(value for value in form.getlist("policies") if isinstance(value, str))
-    errors: dict[str, str] = {}
+    settings, errors = run_options.parse(method, texts)
+    asked = {item.name for item in run_options.fields_of(method)}
     data = None
     try:
         data = RunForm.model_validate(
-            {key: value for key, value in texts.items() if value.strip()} | {"policies": policies}
+            {key: value for key, value in texts.items() if key not in asked and value.strip()} | {"policies": policies}
         )
     except ValidationError as error:
-        errors = sentences(error)
+        errors |= sentences(error)
     overrides: dict[str, Any] = {}
     if texts.get("advanced", "").strip():
         try:
             overrides = _json_object(texts["advanced"])
         except (ValueError, RecursionError) as error:
             errors["advanced"] = f"This is not a JSON object: {error}."
-    return Sent(Submitted(texts, errors, None if errors else data), policies, overrides)
+    options = run_options.merged(settings.pop("options"), overrides)
+    return Sent(Submitted(texts, errors, None if errors else data), policies, options, settings)
 
 
-def options_of(method: str, form: RunForm, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the method's options as run.json holds them, the advanced ones on top."""
-    optim = _given(learning_rate=form.learning_rate, batch_size=form.batch_size, epochs=form.epochs)
-    sampling = _given(temperature=form.temperature, max_new_tokens=form.max_new_tokens)
-    options: dict[str, Any] = {}
-    if method in ("sft", "reward", "dpo"):
-        options = {"optim": optim} | (_given(beta=form.beta) if method == "dpo" else {})
-    elif method == "ppo":
-        # The rollouts' temperature is 1: PPO's probabilities are those of the whole distribution.
-        options = {
-            "optim": {"schedule": "constant", "epsilon": 1e-5} | optim,
-            "sampling": {"temperature": 1.0} | sampling,
-            **_given(iterations=form.iterations, kl_coefficient=form.kl_coefficient),
-        }
-    elif method == "evaluate":
-        options = {"sampling": sampling, **_given(samples_per_prompt=form.samples_per_prompt)}
-    return _merged(options, overrides)
-
-
-def settings_of(method: str, form: RunForm) -> dict[str, Any]:
-    """Return the keys of run.json that all methods share. Rank 0 means training every weight."""
-    settings: dict[str, Any] = {"seed": form.seed, **_given(max_length=form.max_length)}
-    if method != "evaluate" and form.lora_rank:
-        settings["lora"] = {"rank": form.lora_rank, "alpha": 2.0 * form.lora_rank}
-    return settings
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+def refused(method: str, submitted: Submitted[RunForm], error: InvalidInputError) -> Submitted[RunForm]:
+    """Return the form with the refusal beside the field that it is about, or above the form."""
+    field_name, sentence = run_options.placed(method, error.message)
+    return submitted.refused(InvalidInputError(sentence), field_name)
 
 
 def _json_object(text: str) -> dict[str, Any]:

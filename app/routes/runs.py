@@ -17,10 +17,11 @@ from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.forms import Submitted, blank
 from app.models import ModelVersion, Project, Run, Snapshot
 from app.models.training import TERMINAL_STATES
-from app.routes.run_forms import DEFAULTS, TITLES, Method, RunForm, Sent, options_of, read_run_form, settings_of
+from app.routes.run_forms import OFFERED, RunForm, Sent, chosen_method, read_run_form, refused
 from app.services.projects import projects
-from app.services.training import charts, registry, run_states, runs, snapshots, workers
+from app.services.training import charts, registry, run_options, run_states, runs, snapshots, workers
 from app.services.training.charts import Chart
+from app.services.training.run_options import OptionField
 from app.services.training.runs import RunPage
 from app.settings import get_settings
 from app.templating import redirect, render
@@ -51,6 +52,9 @@ class NewRunPage:
     reward_models: Sequence[ModelVersion]
     snapshots: Sequence[Snapshot]
     policies: Sequence[str]
+    fields: Sequence[OptionField]
+    needs_reward_model: bool
+    explanation: str
     form: Submitted[RunForm]
 
 
@@ -88,14 +92,15 @@ def list_project_runs(request: Request, session: SessionDep, user: ReviewerUser,
     return render(request, "runs/list.html", RunsPage(project, runs.listed(session, project.id), user.role == "admin"))
 
 
+MethodDep = Annotated[str, Depends(chosen_method)]
+
+
 @router.get("/runs/new")
-def show_form(
-    request: Request, session: SessionDep, _admin: AdminUser, project: UUID, method: Method = "sft"
-) -> Response:
+def show_form(request: Request, session: SessionDep, _admin: AdminUser, project: UUID, method: MethodDep) -> Response:
     """Show the form of one method, filled with sensible values."""
     target = projects.get(session, project)
     start_from = registry.usual_start(session, target.id, method)
-    form = blank(form_id=str(uuid4()), seed="0", model_id=str(start_from or ""), **DEFAULTS[method])
+    form = blank(form_id=str(uuid4()), model_id=str(start_from or ""), **run_options.first_values(method))
     return _form(request, session, target, method, form)
 
 
@@ -106,7 +111,7 @@ def start(
     admin: AdminUser,
     project: UUID,
     sent: Annotated[Sent, Depends(read_run_form)],
-    method: Method = "sft",
+    method: MethodDep,
 ) -> Response:
     """Queue a run and lead to its page; a second click on the same form leads to the same run."""
     target = projects.get(session, project)
@@ -114,11 +119,11 @@ def start(
     if form is None:
         return _form(request, session, target, method, sent.submitted, sent.policies, status=422)
     common: dict[str, Any] = {
-        "options": options_of(method, form, sent.overrides),
+        "options": dict(sent.options),
         "reward_model": registry.get(session, form.reward_model_id) if form.reward_model_id else None,
         "snapshot": snapshots.get(session, form.snapshot_id),
         "dedupe_key": str(form.form_id),
-        **settings_of(method, form),
+        **sent.settings,
     }
     model = registry.get(session, form.model_id)
     try:
@@ -127,9 +132,12 @@ def start(
             run = runs.create_evaluation_run(session, target, admin, baseline=model, policies=judged, **common)
         else:
             run = runs.create_training_run(session, target, method, admin, model=model, **common)
-    except (InvalidInputError, ConflictError) as error:
-        refused = sent.submitted.refused(error)
-        return _form(request, session, target, method, refused, sent.policies, status=error.status)
+    except InvalidInputError as error:
+        answer = refused(method, sent.submitted, error)
+        return _form(request, session, target, method, answer, sent.policies, status=error.status)
+    except ConflictError as error:
+        answer = sent.submitted.refused(error)
+        return _form(request, session, target, method, answer, sent.policies, status=error.status)
     return redirect(f"/runs/{run.id}")
 
 
@@ -222,11 +230,14 @@ def _form(
     page = NewRunPage(
         project,
         method,
-        TITLES,
+        OFFERED,
         registry.of_project(session, project.id, "policy"),
         registry.of_project(session, project.id, "reward"),
         snapshots.of_project(session, project.id),
         policies,
+        run_options.fields_of(method),
+        method in runs.SCORED_METHODS,
+        run_options.explanation(method),
         form,
     )
     return render(request, "runs/new.html", page, status)

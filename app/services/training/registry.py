@@ -21,7 +21,8 @@ from trainer.records import RecordError, file_sha256, verify_manifest
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-KINDS = {"sft": "policy", "reward": "reward", "dpo": "policy", "ppo": "policy"}
+KINDS = {"sft": "policy", "reward": "reward", "dpo": "policy", "kto": "policy", "ppo": "policy", "rloo": "policy"}
+"""What the methods that train leave behind."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def usual_start(session: Session, project_id: UUID, method: str) -> UUID | None:
     """Return the policy that a run of this method usually starts from: the newest fine-tuned one, or the base."""
     policies = of_project(session, project_id, "policy")
     tuned = [model for model in policies if model.method == "sft"]
-    if tuned and method in ("reward", "dpo", "ppo"):
+    if tuned and method in KINDS and method != "sft":
         return tuned[0].id
     return policies[-1].id if policies else None
 

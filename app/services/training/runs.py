@@ -25,21 +25,34 @@ from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent,
 from app.queue import GPU_QUEUE, ring
 from app.services.training import registry, run_states
 from app.settings import get_settings
-from trainer.config import ConfigError, dump_run, parse_run
+from trainer.config import METHODS, ConfigError, dump_run, parse_run
 
 logger = logging.getLogger(__name__)
 
-TRAINING_METHODS = ("sft", "reward", "dpo", "ppo")
+TRAINING_METHODS = tuple(method for method in METHODS if method in registry.KINDS)
+SCORED_METHODS = ("ppo", "rloo")
+"""Methods whose answers a reward model scores while they train."""
+
 PROMPT_CHOICES = ("all", "unsampled", "held_out")
 METHOD_NAMES = {
     "sft": "SFT",
     "reward": "Reward model",
     "dpo": "DPO",
+    "kto": "KTO",
     "ppo": "PPO",
+    "rloo": "RLOO",
     "evaluate": "Evaluation",
     "sample": "Sampling",
 }
-LEARNS_FROM = {"sft": "demonstrations", "reward": "comparisons", "dpo": "comparisons", "ppo": "prompts"}
+LEARNS_FROM = {
+    "sft": "demonstrations",
+    "reward": "comparisons",
+    "dpo": "comparisons",
+    "kto": "acceptable",
+    "ppo": "prompts",
+    "rloo": "prompts",
+}
+"""By method, which part of a snapshot has to hold something in the training split."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ def create_training_run(
     dedupe_key: str | None = None,
     **settings: Any,
 ) -> Run:
-    """Queue an `sft`, `reward`, `dpo` or `ppo` run that starts from `model` and learns from `snapshot`.
+    """Queue a run of a method that trains; it starts from `model` and learns from `snapshot`.
 
     `settings` are further keys of run.json (seed, lora, max_length, …). The same `dedupe_key` of the same person
     gives the same run. Raises `InvalidInputError` for what cannot start, `ConflictError` for a key used otherwise.
@@ -77,15 +90,11 @@ def create_training_run(
         raise InvalidInputError(f"The method is one of {', '.join(TRAINING_METHODS)}.")
     _require_policy(project, model)
     _require_same_project(project, snapshot)
-    if not snapshot.manifest["splits"][LEARNS_FROM[method]].get("train"):
-        raise InvalidInputError(
-            f"Snapshot {snapshot.number} has no {LEARNS_FROM[method]} in the training split, and {method} learns "
-            "from those; collect some and freeze a new snapshot."
-        )
+    _require_data(method, snapshot)
     options, inputs = dict(options or {}), {}
-    if method == "ppo":
+    if method in SCORED_METHODS:
         if reward_model is None:
-            raise InvalidInputError("PPO needs a reward model; train one first, then choose it.")
+            raise InvalidInputError(f"{METHOD_NAMES[method]} needs a reward model; train one first, then choose it.")
         _require_reward_model(project, reward_model)
         options["reward_model"] = reward_model.uri
         inputs["reward_model"] = str(reward_model.id)
@@ -335,6 +344,22 @@ def _choose_prompts(project: Project, choice: str) -> Any:
     if choice == "all":
         return query
     raise InvalidInputError(f"Prompts to sample are one of {', '.join(PROMPT_CHOICES)}.")
+
+
+def _require_data(method: str, snapshot: Snapshot) -> None:
+    part = LEARNS_FROM[method]
+    if snapshot.manifest["splits"].get(part, {}).get("train"):
+        return
+    if part == "acceptable":
+        raise InvalidInputError(
+            f"In the training split of snapshot {snapshot.number} no ranking says which answers are acceptable, and "
+            f"{METHOD_NAMES[method]} learns from that line alone; collect rankings with the line and freeze a new "
+            "snapshot."
+        )
+    raise InvalidInputError(
+        f"Snapshot {snapshot.number} has no {part} in the training split, and {method} learns "
+        "from those; collect some and freeze a new snapshot."
+    )
 
 
 def _require_policy(project: Project, model: ModelVersion) -> None:

@@ -141,7 +141,7 @@ def _read(session: Session, project: Project) -> Content:
         demonstrations,
         comparisons,
         {
-            "splits": splits,
+            "splits": splits | _acceptable(comparisons),
             "split_rule": SPLIT_RULE,
             "held_out_fraction": project.held_out_fraction,
             **tally.facts(),
@@ -149,6 +149,15 @@ def _read(session: Session, project: Project) -> Content:
             "adjudicated": standing.adjudicated(session, project.id),
         },
     )
+
+
+def _acceptable(comparisons: list[records.Comparison]) -> dict[str, Any]:
+    """Return by split how many comparisons draw the line to what is not acceptable; nothing where none does.
+
+    A manifest without such a line stays as it was before this was counted, and with it the snapshot's address.
+    """
+    counts = Counter(row.split for row in comparisons if row.acceptable is not None)
+    return {"acceptable": dict(counts)} if counts else {}
 
 
 class _Tally:

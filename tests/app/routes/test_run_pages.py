@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from run_builders import fake_model_folder, fill_project, freeze, make_model, make_project
+from run_builders import fake_model_folder, fill_project, freeze, make_model, make_project, rank
 from sqlalchemy import func, select, text
 
 from app.db import transaction
-from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot
-from app.services.training import run_states
+from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot, Task, User
+from app.services.training import run_options, run_states, runs
 from app.services.training.run_states import Beat, Lease
 from app.settings import get_settings
 
@@ -32,22 +32,20 @@ class Scene:
     def new(self) -> str:
         return f"/runs/new?project={self.project.id}"
 
-    def form(self, **fields: Any) -> dict[str, Any]:
+    def form(self, method: str, **fields: Any) -> dict[str, Any]:
+        common = {"seed": "7", "learning_rate": "0.0001", "batch_size": "4", "epochs": "2", "max_length": "256",
+            "lora_rank": "8"}  # fmt: skip
+        offered = {field.name for field in run_options.fields_of(method)}
         return {
             "form_id": str(uuid4()),
             "model_id": str(self.model.id),
             "snapshot_id": str(self.snapshot.id),
-            "seed": "7",
-            "learning_rate": "0.0001",
-            "batch_size": "4",
-            "epochs": "2",
-            "max_length": "256",
-            "lora_rank": "8",
+            **{name: value for name, value in common.items() if name in offered},
             **fields,
         }
 
     def start(self, method: str = "sft", **fields: Any) -> Any:
-        return self.admin.post_form(f"{self.new}&method={method}", self.form(**fields))
+        return self.admin.post_form(f"{self.new}&method={method}", self.form(method, **fields))
 
 
 @pytest.fixture
@@ -80,14 +78,16 @@ def claimed(run: Run) -> Lease:
     return lease
 
 
-@pytest.mark.parametrize("method", ["sft", "reward", "dpo", "ppo", "evaluate"])
+@pytest.mark.parametrize("method", run_options.BY_PEOPLE)
 def test_the_form_of_each_method_opens_filled_in(scene: Scene, method: str) -> None:
     page = scene.admin.get(f"{scene.new}&method={method}")
     assert page.status_code == 200
-    if method == "ppo":
+    if method in runs.SCORED_METHODS:
         assert "No reward model yet" in page.text
     else:
         assert re.search(r'name="form_id" value="[0-9a-f-]{36}"', page.text)
+        assert {field.name for field in run_options.fields_of(method)} <= set(re.findall(r' name="(\w+)"', page.text))
+    assert scene.admin.get(f"{scene.new}&method=sample").status_code == 404
 
 
 def test_a_run_is_started_with_the_numbers_of_the_form(scene: Scene) -> None:
@@ -125,16 +125,20 @@ def test_a_second_click_starts_no_second_run(scene: Scene) -> None:
     ("fields", "sentence"),
     [
         ({"advanced": '{"speed": 9}'}, "options has an unknown key &#39;speed&#39;"),
-        ({"advanced": '{"optim": {"schedule": "zigzag"}}'}, "options.optim.schedule must be one of"),
-        ({"advanced": '{"optim": {"learning_rate": 1e999}}'}, "optim.learning_rate must be between"),
+        ({"advanced": '{"optim": {"schedule": "zigzag"}}'}, 'id="schedule-error">Schedule must be one of constant'),
+        ({"learning_rate": "2"}, 'id="learning_rate-error">Learning rate must be between 0 and 1.'),
+        ({"schedule": "zigzag"}, 'id="schedule-error">Choose one of the values offered.'),
+        ({"warmup_fraction": "1"}, 'id="warmup_fraction-error">Warmup fraction must be in [0, 1).'),
+        ({"lora_alpha": "0"}, 'id="lora_alpha-error">LoRA alpha must be above 0.'),
+        ({"weight_decay": "nan"}, 'id="weight_decay-error">Enter a number.'),
         ({"advanced": '{"optim": {"weight_decay": 1e999}}'}, "must be finite"),
         ({"advanced": "[1]"}, "not a JSON object"),
         ({"advanced": "{"}, "not a JSON object"),
         ({"advanced": "[" * 15000}, "not a JSON object"),
         ({"learning_rate": "fast"}, "Enter a number."),
-        ({"batch_size": "0"}, "Enter 1 or more."),
+        ({"batch_size": "0"}, 'id="batch_size-error">Prompts a step must be at least 1.'),
         ({"model_id": "x"}, "Choose one of the entries offered."),
-        ({"seed": "-1"}, "Enter 0 or more."),
+        ({"seed": "-1"}, 'id="seed-error">Seed must be from 0 to 2147483647.'),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_place_and_kept(
@@ -145,6 +149,48 @@ def test_a_wrong_configuration_is_refused_with_its_place_and_kept(
     assert sentence in answer.text
     assert 'value="256"' in answer.text, "what was typed is lost"
     assert count_runs() == 0
+
+
+def test_the_options_of_each_method_go_into_its_configuration(scene: Scene, make_user: Any) -> None:
+    asked: dict[str, dict[str, str]] = {
+        "sft": {"turns": "all", "precision": "float32"},
+        "reward": {"loss": "davidson", "heads": "4"},
+        "dpo": {"loss": "ipo", "length_normalised": "yes", "nll_weight": "0.2", "max_steps": ""},
+        "kto": {"beta": "0.3", "schedule": "constant"},
+    }
+    with transaction() as session:
+        admin, second = make_user("admin"), make_user("labeler")
+        for task in session.scalars(select(Task).where(Task.kind == "ranking")).all():
+            rank(session, task, second, [[0], [1], [2]], acceptable=1)
+    with transaction() as session:
+        lined = freeze(session, scene.project, admin)
+    found = {
+        method: run_of(scene.start(method, snapshot_id=str(lined.id), **fields)).config
+        for method, fields in asked.items()
+    }
+    assert (found["sft"]["options"]["turns"], found["sft"]["precision"]) == ("all", "float32")
+    assert (found["reward"]["options"]["loss"], found["reward"]["options"]["heads"]) == ("davidson", 4)
+    dpo = found["dpo"]["options"]
+    assert (dpo["loss"], dpo["length_normalised"], dpo["nll_weight"]) == ("ipo", True, 0.2)
+    assert dpo["optim"]["max_steps"] is None
+    assert (found["kto"]["options"]["beta"], found["kto"]["options"]["optim"]["schedule"]) == (0.3, "constant")
+    assert found["kto"]["lora"] == {"rank": 8, "alpha": 16.0, "targets": ["all-linear"]}
+
+
+def test_kto_asks_for_rankings_with_a_line(scene: Scene) -> None:
+    answer = scene.start("kto")
+    assert answer.status_code == 422
+    assert "no ranking says which answers are acceptable" in answer.text
+    assert count_runs() == 0
+
+
+def test_options_that_exclude_each_other_are_refused_by_the_names_of_the_form(scene: Scene) -> None:
+    answer = scene.start("reward", loss="plackett_luce", margin="0.5")
+    assert answer.status_code == 422
+    assert 'id="margin-error">Margin goes with loss pairs only.' in answer.text
+    unknown = scene.start(colour="red")
+    assert unknown.status_code == 422
+    assert "a field that this page does not have" in unknown.text
 
 
 def test_a_missing_model_folder_is_refused_with_a_sentence(scene: Scene) -> None:
@@ -172,8 +218,6 @@ def test_ppo_asks_for_a_reward_model_and_takes_no_policy_for_it(scene: Scene) ->
             creator = session.get_one(ModelVersion, scene.model.id).created_by
             found = session.scalars(select(ModelVersion).where(ModelVersion.kind == "reward")).first()
             if found is None:
-                from app.models import User
-
                 found = make_model(
                     session, project, session.get_one(User, creator), scene.model.uri, "reward-1",
                     kind="reward", method="reward",
