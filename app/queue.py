@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 GPU_QUEUE = "gpu"
 DEFAULT_QUEUE = "default"
+TICK_SECONDS = 5.0
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
@@ -47,7 +48,7 @@ def make_celery() -> Celery:
         task_publish_retry=False,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 1},
         # No "expires": it compares the clocks of two machines, and a tick too many does no harm.
-        beat_schedule={"tick": {"task": "plackett.tick", "schedule": 10.0}},
+        beat_schedule={"tick": {"task": "plackett.tick", "schedule": TICK_SECONDS}},
         timezone="UTC",
     )
     return application
@@ -61,6 +62,11 @@ def reset_broker() -> None:
     celery.conf.update(broker_url=broker_url(get_settings().redis_url or DEFAULT_REDIS_URL))
     pools.reset()  # closes the connections to the old one
     vars(celery).pop("amqp", None)  # a cached property, which holds on to its pool
+
+
+def gpu_queue(gpus: int) -> str:
+    """Return the queue of runs that ask for so many GPUs. A worker serves those of all sizes that fit into it."""
+    return GPU_QUEUE if gpus == 1 else f"{GPU_QUEUE}-{gpus}"
 
 
 def worker_command(queue: str) -> list[str]:

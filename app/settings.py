@@ -86,13 +86,15 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(default=12, description="four more than the sessions the web uses at once")
     statement_timeout_ms: int = 5_000
     lock_timeout_ms: int = 2_000
-    run_lease_seconds: int = 60
+    run_lease_seconds: float = 60.0
     run_heartbeat_seconds: float = 10.0
     run_retry_seconds: float = Field(default=10.0, description="pause before a second attempt, doubled for each later")
+    run_resend_seconds: float = Field(default=30.0, description="a queued run that nobody took is rung for again")
     run_stall_seconds: float = Field(default=1800.0, description="a run without progress for so long is started again")
     run_wall_seconds: float = Field(default=7 * 86400.0, description="an attempt that lasts longer fails for good")
     cancel_grace_seconds: float = 60.0
     trainer_device: str = Field(default="auto", description="auto, cpu or cuda; handed to the trainer")
+    gpus: int | None = Field(default=None, ge=1, description="devices a GPU worker offers; default: those it counts")
     endpoints: dict[str, Endpoint] = Field(
         default={}, description="servers of models for live chat, as JSON: name → base_url, api_key_env, models"
     )

@@ -44,6 +44,7 @@ class Run(Base):
         ),
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint("gpus >= 1", name="gpus"),
         CheckConstraint(
             "(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_at"
         ),
@@ -67,7 +68,11 @@ class Run(Base):
     state: Mapped[str] = mapped_column(server_default=text("'queued'"))
     state_reason: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    # So many attempts in a row without a new checkpoint, and the run is set aside: it would go on killing workers.
     max_attempts: Mapped[int] = mapped_column(server_default=text("3"))
+    fruitless: Mapped[int] = mapped_column(server_default=text("0"))
+    # Devices of one attempt; 1 is also a CPU. Only a worker that offers as many can claim the run.
+    gpus: Mapped[int] = mapped_column(server_default=text("1"))
     not_before: Mapped[Now]
     dispatched_at: Mapped[datetime | None]
     fence: Mapped[int | None] = mapped_column(BigInteger)
@@ -188,4 +193,5 @@ class Worker(Base):
     queue: Mapped[str]
     host: Mapped[str]
     devices: Mapped[str]
+    gpus: Mapped[int] = mapped_column(server_default=text("1"))
     seen_at: Mapped[Now]

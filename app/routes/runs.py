@@ -215,6 +215,8 @@ def _waiting(session: SessionDep, run: Run, page: RunPage) -> str:
         return "The run is stored. The message broker does not answer just now; the run is sent as soon as it does."
     if not workers.any_recent(session):
         return "No GPU worker has been seen in the last minute. Start one with: plackett worker --queue gpu"
+    if not workers.any_recent(session, gpus=run.gpus):
+        return f"The run asks for {run.gpus} GPUs, and no worker that was seen in the last minute offers as many."
     return "Waiting for the GPU worker to be free."
 
 

@@ -1,7 +1,8 @@
 """The trainer as a child process: in its own session, dead when its supervisor dies, alone in its run directory.
 
 A lock file in the run directory is held by the child itself, so it is free exactly when the child is gone. A later
-attempt that finds it taken (its supervisor had stopped, the child had not) ends the old child first.
+attempt that finds it taken (its supervisor had stopped, the child had not) ends the old child first. The file also
+names the attempt's fence, so that a supervisor that was itself held up never ends the child of a later attempt.
 """
 
 from __future__ import annotations
@@ -31,12 +32,19 @@ class FolderBusyError(OSError):
     """Another process works in this run directory and could not be ended."""
 
 
-class Child:
-    """A started trainer. `code` is its exit status, negative for a signal, None while it runs."""
+class NewerAttemptError(RuntimeError):
+    """A later attempt has been at work in this run directory, so this one's lease is lost."""
 
-    def __init__(self, command: Sequence[str], run_dir: Path) -> None:
+
+class Child:
+    """A started trainer. `code` is its exit status, negative for a signal, None while it runs.
+
+    Raises `FolderBusyError` or `NewerAttemptError` when the run directory belongs to another.
+    """
+
+    def __init__(self, command: Sequence[str], run_dir: Path, fence: int) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
-        with _locked(run_dir / LOCK_FILE) as lock, (run_dir / LOG_FILE).open("ab") as log:
+        with _locked(run_dir / LOCK_FILE, fence) as lock, (run_dir / LOG_FILE).open("ab") as log:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -49,7 +57,7 @@ class Child:
             )
             lock.seek(0)
             lock.truncate()
-            lock.write(str(self._process.pid))
+            lock.write(f"{self._process.pid} {fence}")
             lock.flush()
 
     @property
@@ -95,24 +103,40 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
     return prepare
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path, fence: int) -> IO[str]:
     """Return the lock file, locked; end the process that holds it if an earlier attempt left one behind."""
     file = path.open("a+", encoding="ascii")
+    try:
+        _take(file, path.parent, fence)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _take(file: IO[str], folder: Path, fence: int) -> None:
     deadline = time.monotonic() + UNLOCK_SECONDS
     while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.close()
-                raise FolderBusyError(f"another process still works in {path.parent}") from None
-            file.seek(0)
-            holder = file.read().strip()
-            if holder.isdigit():
-                _kill_group(int(holder))
-            time.sleep(0.05)
-        else:
-            return file
+        free = _try_lock(file)
+        file.seek(0)
+        pid, _, newest = file.read().strip().partition(" ")
+        if newest.isdigit() and int(newest) > fence:
+            raise NewerAttemptError(f"a later attempt has worked in {folder}")
+        if free:
+            return
+        if time.monotonic() > deadline:
+            raise FolderBusyError(f"another process still works in {folder}")
+        if pid.isdigit():
+            _kill_group(int(pid))
+        time.sleep(0.05)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _kill_group(pid: int) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,46 +16,68 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Prompt, Run, Snapshot
+from app.services.training import run_states
 from app.services.training.run_states import NewCheckpoint
 from app.services.training.snapshots import prompt_record
 from app.worker.child import LOG_FILE
 from trainer.config import RunConfig
-from trainer.records import RecordError, file_sha256, verify_manifest, write_jsonl, write_manifest
+from trainer.records import verify_manifest, write_jsonl, write_manifest
 
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 16 << 10
 
 
-def prepare(session: Session, run: Run, folder: Path) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What a run directory is made from, read from the database in one go: making it may take long."""
+
+    method: str
+    gpus: int
+    config: dict[str, Any]
+    snapshot: Path | None
+    prompts: tuple[Any, ...]
+    checkpoints: tuple[NewCheckpoint, ...]
+
+
+def plan(session: Session, run: Run) -> Plan:
+    """Return what the run directory of a run is made from."""
+    chosen: tuple[Any, ...] = ()
+    if run.snapshot_id is None:
+        rows = session.execute(
+            select(Prompt.content_sha256, Prompt.messages, Prompt.split)
+            .where(Prompt.id.in_([UUID(item) for item in run.inputs["prompts"]]))
+            .order_by(Prompt.position)
+        )
+        chosen = tuple(prompt_record(row.content_sha256, row.messages, row.split) for row in rows)
+    snapshot = Path(session.get_one(Snapshot, run.snapshot_id).uri) if run.snapshot_id else None
+    registered = tuple(run_states.registered(session, run.id))
+    return Plan(run.method, run.gpus, run.config, snapshot, chosen, registered)
+
+
+def prepare(plan: Plan, folder: Path, fence: int) -> None:
     """Write `run.json` and `data/`. A second attempt finds the same bytes, which its checkpoints ask for.
 
-    Raises `RecordError` when the snapshot's files are missing or were changed.
+    Everything is made aside, under the attempt's own name, and renamed: an earlier attempt that was only held up may
+    be at the same. Raises `RecordError` when the snapshot's files are missing or were changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{RunConfig.FILE}.partial"
-    aside.write_text(json.dumps(run.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside = folder / f".{RunConfig.FILE}.{fence}.partial"
+    aside.write_text(json.dumps(plan.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.replace(folder / RunConfig.FILE)
     data = folder / "data"
     if data.exists():
         verify_manifest(data)
         return
-    partial = folder / ".data.partial"
+    partial = folder / f".data.{fence}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    if run.snapshot_id is not None:
-        source = Path(session.get_one(Snapshot, run.snapshot_id).uri)
-        verify_manifest(source)
+    if plan.snapshot is not None:
+        verify_manifest(plan.snapshot)
         # A copy, not a link: whatever a trainer does to its own data, the snapshot stays as it was frozen.
-        shutil.copytree(source, partial)
+        shutil.copytree(plan.snapshot, partial)
     else:
         partial.mkdir()
-        chosen = session.execute(
-            select(Prompt.content_sha256, Prompt.messages, Prompt.split)
-            .where(Prompt.id.in_([UUID(item) for item in run.inputs["prompts"]]))
-            .order_by(Prompt.position)
-        )
-        rows = [prompt_record(row.content_sha256, row.messages, row.split) for row in chosen]
-        write_jsonl(partial / "prompts.jsonl", rows)
+        write_jsonl(partial / "prompts.jsonl", list(plan.prompts))
         write_manifest(partial)
     partial.rename(data)
 
@@ -111,24 +134,6 @@ def last_sentence(folder: Path) -> str:
     return next(
         (line.strip() for line in reversed(log_tail(folder).split("\n")) if line.strip()), "It left no message."
     )
-
-
-def new_checkpoints(folder: Path, known: set[str]) -> list[NewCheckpoint]:
-    """Return the checkpoints that are not `known` yet and whose files are what their manifests say; note them."""
-    found = []
-    for path in sorted((folder / "checkpoints").glob("step_*")):
-        if path.name in known:
-            continue
-        try:
-            verify_manifest(path)
-            digest = file_sha256(path / "manifest.json")
-        except (RecordError, FileNotFoundError) as error:
-            # The trainer keeps the last two, so an old one may vanish under our eyes; a damaged one is its to skip.
-            logger.warning("checkpoint %s is not registered: %s", path, error)
-            continue
-        known.add(path.name)
-        found.append(NewCheckpoint(int(path.name.removeprefix("step_")), str(path), digest))
-    return found
 
 
 def _finite(value: Any) -> Any:

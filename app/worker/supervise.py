@@ -15,32 +15,32 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from app.db import transaction
 from app.errors import PlackettError
 from app.models import Run
 from app.services.labeling import outcomes
-from app.services.training import run_states, workers
+from app.services.training import devices, run_states, workers
 from app.services.training.run_states import Beat, Lease, LostLeaseError
 from app.settings import Settings, get_settings
 from app.worker import run_folder
-from app.worker.child import Child
+from app.worker.checkpoint_watch import CheckpointWatch
+from app.worker.child import Child, NewerAttemptError
+from app.worker.errand import Errand
+from app.worker.pulse import OUTAGES, Pulse
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, RecordError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TRAINER = (sys.executable, "-m", "trainer")
 POLL_SECONDS = 0.25
-FRESH_SECONDS = 2.0
 RETRY_WRITE_SECONDS = 2.0
-SAFETY_SECONDS = 10.0
-CONCLUDE_SECONDS = 600.0
-OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
 class Stop(Enum):
@@ -63,60 +63,67 @@ class Ended:
 def supervise(run_id: UUID, worker: str, drain: Event, trainer: tuple[str, ...] = TRAINER) -> None:
     """Carry one run through one attempt. Returns at once when somebody else has it or it is not due."""
     settings = get_settings()
+    claimed = time.monotonic()
     with transaction() as session:
-        lease = run_states.claim(session, run_id, worker, settings.run_lease_seconds)
+        lease = run_states.claim(session, run_id, worker, settings.run_lease_seconds, devices.count())
         if lease is None:
             logger.info("run %s is not to be taken", run_id)
             return
         workers.seen(session, worker)
     try:
-        _Attempt(lease, worker, drain, trainer, settings).carry_out()
-    except LostLeaseError:
+        _Attempt(lease, worker, drain, trainer, settings, claimed).carry_out()
+    except (LostLeaseError, NewerAttemptError):
         logger.warning("run %s: lease with fence %s is lost; nothing more is written", run_id, lease.fence)
 
 
 class _Attempt:
     """One attempt at a run, from the claim to the last word about it."""
 
-    def __init__(self, lease: Lease, worker: str, drain: Event, trainer: tuple[str, ...], settings: Settings) -> None:
+    def __init__(
+        self, lease: Lease, worker: str, drain: Event, trainer: tuple[str, ...], settings: Settings, claimed: float
+    ) -> None:
         self.lease = lease
-        self.worker = worker
         self.drain = drain
         self.trainer = trainer
         self.settings = settings
         self.folder: Path = settings.runs_dir / str(lease.run_id)
         self.method = ""
+        self.pid: int | None = None
         self.tail = run_folder.MetricsTail(self.folder)
-        self.checkpoints: set[str] = set()
+        self.watch: CheckpointWatch | None = None
         self.pending: dict[int, dict[str, object]] = {}
-        self.safe_until = 0.0
-        self._renewed(time.monotonic())
+        self.pulse = Pulse(lease, worker, settings, claimed, self._seen, self._bring_back)
 
     def carry_out(self) -> None:
         """Prepare, watch, conclude. A fault of ours or of the disk sends the run back to the queue, never silently."""
         try:
             child = self._start()
+            if child is None:
+                reason = "The worker was stopped before it began; another one takes over."
+                self._write(lambda session: run_states.give_back(session, self.lease, reason, None))
+                return
             ended = self._watch(child)
         except RecordError as error:
-            sentence = str(error)
-            self._write(lambda session: run_states.fail(session, self.lease, sentence, None))
+            self._fail(str(error), None)
         except OSError as error:
-            sentence = f"The run directory cannot be used: {error}."
-            self._retry(sentence, None)
+            self._retry(f"The run directory cannot be used: {error}.", None)
         else:
             self._conclude(ended)
 
-    def _start(self) -> Child:
-        with transaction() as session:
-            run = session.get_one(Run, self.lease.run_id)
-            self.method = run.method
-            run_folder.prepare(session, run, self.folder)
-        child = Child([*self.trainer, self.method, "--run", str(self.folder)], self.folder)
-        try:
-            self._write(lambda session: run_states.record_child(session, self.lease, child.pid))
-        except LostLeaseError:
-            child.kill()
-            raise
+    def _start(self) -> Child | None:
+        """Make the run directory and start the trainer in it; None when the worker is asked to stop before that."""
+        plan = self._write(lambda session: run_folder.plan(session, session.get_one(Run, self.lease.run_id)))
+        self.method = plan.method
+        making = Errand(lambda: run_folder.prepare(plan, self.folder, self.lease.fence))
+        while making.is_alive():
+            making.join(POLL_SECONDS)
+            self._look()
+            if self.drain.is_set():
+                return None
+        making.settle()
+        self.watch = CheckpointWatch(self.folder, plan.checkpoints)
+        child = Child([*self.trainer, self.method, "--run", str(self.folder)], self.folder, self.lease.fence)
+        self.pid = child.pid
         return child
 
     def _watch(self, child: Child) -> Ended:
@@ -127,74 +134,75 @@ class _Attempt:
             child.kill()
 
     def _watch_alive(self, child: Child) -> Ended:
-        started = progressed = last_beat = time.monotonic()
+        started = progressed = time.monotonic()
         stop: Stop | None = None
         kill_at = float("inf")
         while (code := child.wait(POLL_SECONDS)) is None:
             now = time.monotonic()
-            fresh = self.tail.read()
-            if fresh:
-                self.pending.update(fresh)
+            if self._read_metrics():
                 progressed = now
-            wanted = stop
-            # New numbers are brought in at a calm pace; without any, the lease alone sets it.
-            pause = min(FRESH_SECONDS, self.settings.run_heartbeat_seconds) if self.pending else None
-            if now - last_beat >= (pause or self.settings.run_heartbeat_seconds):
-                last_beat = now
-                if self._beat():
-                    wanted = Stop.CANCEL
-            if self.drain.is_set():
-                wanted = wanted or Stop.DRAIN
-            if now - progressed > self.settings.run_stall_seconds:
-                wanted = wanted or Stop.STALLED
-            if now - started > self.settings.run_wall_seconds:
-                wanted = wanted or Stop.TOO_LONG
-            if wanted is not None and stop is None:
-                stop, kill_at = wanted, now + self.settings.cancel_grace_seconds
+            self._look()
+            if stop is None and (stop := self._reason_to_stop(now - started, now - progressed)) is not None:
+                kill_at = now + self.settings.cancel_grace_seconds
                 child.ask_to_stop()
-            if time.monotonic() > self.safe_until:
-                raise LostLeaseError("Postgres did not answer for as long as the lease lasts.")
             if now > kill_at:
                 child.kill()
         return Ended(code, stop)
 
-    def _beat(self) -> bool:
-        """Renew the lease and store what was seen; return whether a cancel is asked for. False when nobody answers."""
-        began = time.monotonic()
-        known = set(self.checkpoints)
-        beat = self._seen()
-        try:
-            with transaction() as session:
-                asked = run_states.heartbeat(session, self.lease, self.settings.run_lease_seconds, beat)
-                workers.seen(session, self.worker)
-        except OUTAGES as error:
-            logger.warning("run %s: no heartbeat, %s", self.lease.run_id, type(error).__name__)
-            self.checkpoints = known
-            return False
-        self.pending = {}
-        self._renewed(began)
-        return asked
+    def _reason_to_stop(self, seconds: float, silent: float) -> Stop | None:
+        if self.pulse.cancel_asked:
+            return Stop.CANCEL
+        if self.drain.is_set():
+            return Stop.DRAIN
+        if silent > self.settings.run_stall_seconds:
+            return Stop.STALLED
+        return Stop.TOO_LONG if seconds > self.settings.run_wall_seconds else None
+
+    def _look(self) -> None:
+        """Beat, and give up in time where nobody hears it."""
+        self.pulse.look(news=bool(self.pending))
+        if not self.pulse.is_safe:
+            raise LostLeaseError("Postgres did not answer for as long as the lease lasts.")
+
+    def _read_metrics(self) -> bool:
+        fresh = self.tail.read()
+        self.pending.update(fresh)
+        return bool(fresh)
 
     def _seen(self) -> Beat:
+        metrics, self.pending = self.pending, {}
         return Beat(
-            step=max(self.pending, default=None),
-            total=_total(self.pending),
+            step=max(metrics, default=None),
+            total=_total(metrics),
             log_tail=run_folder.log_tail(self.folder),
-            metrics=self.pending,
-            checkpoints=run_folder.new_checkpoints(self.folder, self.checkpoints),
+            metrics=metrics,
+            checkpoints=self.watch.take() if self.watch else (),
+            pid=self.pid,
         )
 
-    def _renewed(self, began: float) -> None:
-        """Note until when the child may work: the lease counted from before the heartbeat, less a margin."""
-        lease = self.settings.run_lease_seconds
-        self.safe_until = began + lease - min(SAFETY_SECONDS, lease / 6)
+    def _bring_back(self, beat: Beat) -> None:
+        """Keep what a heartbeat could not deliver for the next one."""
+        self.pending = {**beat.metrics, **self.pending}
+        if self.watch is not None:
+            self.watch.bring_back(list(beat.checkpoints))
+
+    def _meanwhile(self, work: Callable[[], T]) -> T:
+        """Do something slow once the child is gone, and keep the lease. Without Postgres too: the fence decides."""
+        errand = Errand(work)
+        while errand.is_alive():
+            errand.join(POLL_SECONDS)
+            self.pulse.look(news=False)
+        return errand.settle()
 
     def _conclude(self, ended: Ended) -> None:
-        """Bring in the last lines, then say how the attempt ended."""
-        self.pending.update(self.tail.read())
+        """Bring in the last lines and checkpoints, then say how the attempt ended."""
+        if self.watch is not None:
+            self._meanwhile(self.watch.finish)
+        self.pulse.end()
+        self._read_metrics()
         last = self._seen()
-        # The child is gone, so only our own reading and hashing is left, which a short lease might not cover.
-        self._write(lambda session: run_states.heartbeat(session, self.lease, CONCLUDE_SECONDS, last))
+        seconds = self.settings.run_lease_seconds
+        self._write(lambda session: run_states.heartbeat(session, self.lease, seconds, last))
         code, stop = ended.code, ended.stop
         if code == EXIT_DONE:
             self._finish()
@@ -217,10 +225,12 @@ class _Attempt:
 
     def _finish(self) -> None:
         try:
-            outcome = outcomes.read(self.method, self.folder)
+            outcome = self._meanwhile(lambda: outcomes.read(self.method, self.folder))
         except RecordError as error:
             self._retry(f"The trainer ended well, but its results are not complete: {error}", EXIT_DONE)
             return
+
+        self.pulse.end()
 
         def store(session: Session) -> None:
             run_states.finish(session, self.lease, outcome.report)
@@ -238,18 +248,16 @@ class _Attempt:
         pause = self.settings.run_retry_seconds
         self._write(lambda session: run_states.retry(session, self.lease, reason, code, pause))
 
-    def _write(self, change: Callable[[Session], object]) -> None:
-        """Make one change under the fence, however long Postgres is away: the fence says if it comes too late."""
+    def _write(self, change: Callable[[Session], T]) -> T:
+        """Make one change, however long Postgres is away: the fence says if it comes too late. No child runs now."""
         while True:
             try:
                 with transaction() as session:
-                    change(session)
+                    return change(session)
             except OUTAGES as error:
-                logger.warning("run %s: the last word waits for Postgres, %s", self.lease.run_id, type(error).__name__)
+                logger.warning("run %s: a word to Postgres waits, %s", self.lease.run_id, type(error).__name__)
                 if self.drain.wait(RETRY_WRITE_SECONDS):
                     raise LostLeaseError("The worker is stopping while Postgres is away.") from error
-            else:
-                return
 
 
 def _total(metrics: dict[int, dict[str, object]]) -> int | None:

@@ -14,17 +14,17 @@ from threading import Event
 from typing import Any
 from uuid import UUID
 
-from celery.signals import heartbeat_sent, worker_shutting_down
+from celery.signals import celeryd_after_setup, heartbeat_sent, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db import after_commit, reading, transaction
-from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, ring
+from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, gpu_queue, ring
 from app.services.accounts import access
 from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
-from app.services.training import run_states, workers
+from app.services.training import devices, run_states, workers
 from app.settings import get_settings
 from app.worker import rounds
 from app.worker.supervise import supervise
@@ -32,13 +32,13 @@ from app.worker.supervise import supervise
 logger = logging.getLogger(__name__)
 
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
-SEEN_SECONDS = 15.0
+SEEN_SECONDS = 10.0
 
 _draining = Event()
 _last_seen = 0.0
 
 
-@celery.task(name="plackett.run")
+@celery.task(name=run_states.TASK)
 def run(run_id: str) -> None:
     """Supervise a run through one attempt, if it is still to be taken."""
     try:
@@ -52,11 +52,7 @@ def run(run_id: str) -> None:
 @celery.task(name="plackett.tick")
 def tick() -> None:
     """Do what is due: end leases that are over, ring again for what waits, end old assignments and sessions."""
-    settings = get_settings()
-    with transaction() as session:
-        run_states.expire_leases(session, settings.run_retry_seconds)
-        for run_id in run_states.take_for_dispatch(session):
-            after_commit(session, partial(ring, "plackett.run", GPU_QUEUE, str(run_id)))
+    reconcile()
     with transaction() as session:
         assignments.expire_due(session)
         drafts.discard_answered(session)
@@ -68,6 +64,15 @@ def tick() -> None:
         if quality.request_due(session):
             after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
     rounds.carry_on()
+
+
+def reconcile() -> None:
+    """End the leases that are over and ring for every run that waits. As many processes may do so at once as like."""
+    settings = get_settings()
+    with transaction() as session:
+        run_states.expire_leases(session, settings.run_retry_seconds)
+        for due in run_states.take_for_dispatch(session, settings.run_resend_seconds):
+            after_commit(session, partial(ring, run_states.TASK, gpu_queue(due.gpus), str(due.run_id)))
 
 
 @celery.task(name=quality.TASK)
@@ -102,7 +107,10 @@ def _drain(**_: Any) -> None:
 
 @heartbeat_sent.connect
 def _note_alive(**_: Any) -> None:
-    """Celery's own heartbeat of an idle worker, every few seconds; a busy one is noted by its supervisor."""
+    """Celery's own heartbeat of an idle worker, every few seconds; a busy one is noted by its supervisor.
+
+    An idle GPU worker also looks what is due: the worker for small jobs, where ticks arrive, may be busy for minutes.
+    """
     global _last_seen  # noqa: PLW0603 # one process, one clock
     now = time.monotonic()
     if now - _last_seen < SEEN_SECONDS or not _serves_gpu_queue():
@@ -111,8 +119,17 @@ def _note_alive(**_: Any) -> None:
     try:
         with transaction() as session:
             workers.seen(session, WORKER)
+        reconcile()
     except SQLAlchemyError as error:
         logger.warning("could not note that this worker is alive: %s", type(error).__name__)
+
+
+@celeryd_after_setup.connect
+def _offer_devices(instance: Any, **_: Any) -> None:
+    """A GPU worker also serves the queues of the larger runs that fit into it."""
+    if _serves_gpu_queue():
+        for gpus in range(2, devices.count() + 1):
+            instance.app.amqp.queues.select_add(gpu_queue(gpus))
 
 
 def _serves_gpu_queue() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, case, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -25,7 +26,8 @@ from app.errors import ConflictError, NotFoundError
 from app.models import Checkpoint, Run, RunAttempt, RunEvent, RunMetric
 from app.models.training import FENCE, TERMINAL_STATES
 
-RESEND_SECONDS = 30
+TASK = "plackett.run"
+LONGEST_DOUBLING = 6
 NOW = func.clock_timestamp()
 
 
@@ -60,18 +62,31 @@ class Beat:
     log_tail: str = ""
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     checkpoints: Sequence[NewCheckpoint] = ()
+    pid: int | None = None
 
 
-def claim(session: Session, run_id: UUID, worker: str, lease_seconds: float) -> Lease | None:
-    """Take a queued run that is due. None when there is nothing to take: a late or repeated message changes nothing."""
+@dataclass(frozen=True)
+class Due:
+    """A queued run that is to be rung for, and how many GPUs it asks for."""
+
+    run_id: UUID
+    gpus: int
+
+
+def claim(session: Session, run_id: UUID, worker: str, lease_seconds: float, gpus: int = 1) -> Lease | None:
+    """Take a queued run that is due and asks for no more than `gpus`. None when there is nothing to take.
+
+    So a message that is late, repeated or sent to a worker too small for the run changes nothing.
+    """
     row = session.execute(
         update(Run)
-        .where(Run.id == run_id, Run.state == "queued", Run.not_before <= NOW)
+        .where(Run.id == run_id, Run.state == "queued", Run.not_before <= NOW, Run.gpus <= gpus)
         .values(
             state="running",
             state_reason=None,
             fence=FENCE.next_value(),
             attempt=Run.attempt + 1,
+            fruitless=Run.fruitless + 1,  # until it makes a new checkpoint
             lease_owner=worker,
             lease_until=NOW + timedelta(seconds=lease_seconds),
             started_at=func.coalesce(Run.started_at, NOW),
@@ -85,18 +100,6 @@ def claim(session: Session, run_id: UUID, worker: str, lease_seconds: float) -> 
     session.execute(insert(RunAttempt).values(fence=lease.fence, run_id=run_id, worker=worker))
     _event(session, run_id, lease.fence, "claimed", "queued", "running", f"Attempt {lease.attempt} on {worker}.")
     return lease
-
-
-def record_child(session: Session, lease: Lease, pid: int) -> None:
-    """Note the process id of the child that was started under this lease."""
-    _one(
-        session.execute(
-            update(RunAttempt)
-            .where(RunAttempt.fence == lease.fence, RunAttempt.ended_at.is_(None))
-            .values(pid=pid)
-            .returning(RunAttempt.fence)
-        ).one_or_none()
-    )
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float, beat: Beat) -> bool:
@@ -129,7 +132,35 @@ def heartbeat(session: Session, lease: Lease, lease_seconds: float, beat: Beat) 
                 index_elements=[RunMetric.run_id, RunMetric.step], set_={"values": statement.excluded["values"]}
             )
         )
-    for found in beat.checkpoints:
+    if beat.pid is not None:
+        session.execute(
+            update(RunAttempt).where(RunAttempt.fence == lease.fence, RunAttempt.pid.is_(None)).values(pid=beat.pid)
+        )
+    if beat.checkpoints:
+        _add_checkpoints(session, lease, beat.checkpoints)
+    return row.cancel_requested_at is not None
+
+
+def registered(session: Session, run_id: UUID) -> list[NewCheckpoint]:
+    """Return the run's registered checkpoints, the newest first; of those of one step the latest attempt's."""
+    rows = session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.run_id == run_id)
+        .ext(distinct_on(Checkpoint.step))
+        .order_by(Checkpoint.step.desc(), Checkpoint.fence.desc())
+    )
+    return [NewCheckpoint(row.step, row.uri, row.manifest_sha256) for row in rows]
+
+
+def _add_checkpoints(session: Session, lease: Lease, checkpoints: Sequence[NewCheckpoint]) -> None:
+    """Register what was verified, under the run's row lock. A step never reached before makes the attempt worth it."""
+    best = session.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.run_id == lease.run_id)) or 0
+    if max(found.step for found in checkpoints) > best:
+        session.execute(
+            update(Run).where(Run.id == lease.run_id).values(fruitless=0),
+            execution_options={"synchronize_session": False},
+        )
+    for found in checkpoints:
         session.execute(
             upsert(Checkpoint)
             .values(
@@ -142,7 +173,6 @@ def heartbeat(session: Session, lease: Lease, lease_seconds: float, beat: Beat) 
             .on_conflict_do_nothing()
         )
         _event(session, lease.run_id, lease.fence, "checkpoint", "running", "running", f"Step {found.step}.")
-    return row.cancel_requested_at is not None
 
 
 def finish(session: Session, lease: Lease, report: dict[str, Any] | None) -> None:
@@ -166,13 +196,13 @@ def retry(session: Session, lease: Lease, reason: str, exit_code: int | None, pa
         session.execute(
             update(Run)
             .where(*_held(lease))
-            .values(**_after_crash(pause_seconds), state_reason=reason)
-            .returning(Run.state),
+            .values(**_after_crash(pause_seconds, reason))
+            .returning(Run.state, Run.state_reason),
             execution_options={"synchronize_session": False},
         ).one_or_none()
     )
     _end_attempt(session, lease.fence, row.state, exit_code)
-    _event(session, lease.run_id, lease.fence, "crashed", "running", row.state, reason)
+    _event(session, lease.run_id, lease.fence, "crashed", "running", row.state, row.state_reason)
     return str(row.state)
 
 
@@ -187,6 +217,7 @@ def give_back(session: Session, lease: Lease, reason: str, exit_code: int | None
                 finished_at=case((Run.cancel_requested_at.is_not(None), NOW)),
                 state_reason=reason,
                 attempt=Run.attempt - 1,
+                fruitless=func.greatest(Run.fruitless - 1, 0),
                 lease_owner=None,
                 lease_until=None,
                 not_before=NOW,
@@ -234,35 +265,38 @@ def request_cancel(session: Session, run_id: UUID, user_id: UUID) -> str:
 
 
 def expire_leases(session: Session, pause_seconds: float) -> list[UUID]:
-    """Take every run whose supervisor has gone silent back to queued (or cancelled, or failed); return their ids."""
+    """Take every run whose supervisor has gone silent back to queued (or cancelled, or failed); return their ids.
+
+    The first time without a pause: a machine that dies is rarely the run's fault, and the lease was a pause already.
+    """
     reason = "The worker stopped answering."
     rows = session.execute(
         update(Run)
         .where(Run.state == "running", Run.lease_until < NOW)
-        .values(**_after_crash(pause_seconds), state_reason=reason)
-        .returning(Run.id, Run.fence, Run.state),
+        .values(**_after_crash(pause_seconds, reason, free=1))
+        .returning(Run.id, Run.fence, Run.state, Run.state_reason),
         execution_options={"synchronize_session": False},
     ).all()
     for row in rows:
         _end_attempt(session, row.fence, "lease over", None)
-        _event(session, row.id, row.fence, "lease_expired", "running", row.state, reason)
+        _event(session, row.id, row.fence, "lease_expired", "running", row.state, row.state_reason)
     return [row.id for row in rows]
 
 
-def take_for_dispatch(session: Session) -> list[UUID]:
+def take_for_dispatch(session: Session, resend_seconds: float) -> list[Due]:
     """Mark the queued runs that are due and were not sent lately, and return them to be rung for after the commit."""
     rows = session.execute(
         update(Run)
         .where(
             Run.state == "queued",
             Run.not_before <= NOW,
-            or_(Run.dispatched_at.is_(None), Run.dispatched_at < NOW - timedelta(seconds=RESEND_SECONDS)),
+            or_(Run.dispatched_at.is_(None), Run.dispatched_at < NOW - timedelta(seconds=resend_seconds)),
         )
         .values(dispatched_at=NOW)
-        .returning(Run.id, Run.created_at),
+        .returning(Run.id, Run.gpus, Run.created_at),
         execution_options={"synchronize_session": False},
     ).all()
-    return [row.id for row in sorted(rows, key=lambda row: row.created_at)]
+    return [Due(row.id, row.gpus) for row in sorted(rows, key=lambda row: row.created_at)]
 
 
 def mark_dispatched(session: Session, run_id: UUID) -> None:
@@ -282,21 +316,28 @@ def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     return Run.id == lease.run_id, Run.fence == lease.fence, Run.state == "running"
 
 
-def _one(row: Row[Any] | None) -> Row[Any]:
+def _one(row: Row[*tuple[Any, ...]] | None) -> Row[*tuple[Any, ...]]:
     if row is None:
         raise LostLeaseError("The lease of this run is lost.")
     return row
 
 
-def _after_crash(pause_seconds: float) -> dict[str, Any]:
-    """Columns of a run whose attempt ended badly: cancelled if asked, failed if it was the last, else queued again."""
-    asked, spent = Run.cancel_requested_at.is_not(None), Run.attempt >= Run.max_attempts
+def _after_crash(pause_seconds: float, reason: str, free: int = 0) -> dict[str, Any]:
+    """Columns of a run whose attempt ended badly: cancelled if asked, failed if it was the last, else queued again.
+
+    It was the last when `max_attempts` in a row have made no new checkpoint: such a run is set aside, or it would go on
+    killing workers. The pause doubles with each of those attempts; the first `free` of them have none.
+    """
+    asked, spent = Run.cancel_requested_at.is_not(None), Run.fruitless >= Run.max_attempts
+    barren = func.least(func.greatest(Run.fruitless, 1), LONGEST_DOUBLING)
+    aside = func.format("%s The run is set aside after %s attempts without a new checkpoint.", reason, Run.fruitless)
     return {
         "state": case((asked, "cancelled"), (spent, "failed"), else_="queued"),
+        "state_reason": case((asked, reason), (spent, aside), else_=reason),
         "finished_at": case((or_(asked, spent), NOW)),
         "lease_owner": None,
         "lease_until": None,
-        "not_before": NOW + timedelta(seconds=pause_seconds) * func.power(2, Run.attempt - 1),
+        "not_before": NOW + timedelta(seconds=pause_seconds) * (func.power(2, barren - 1) - free),
         "dispatched_at": None,
     }
 

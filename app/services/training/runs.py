@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from app.db import after_commit, transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent, RunMetric, Snapshot, User
-from app.queue import GPU_QUEUE, ring
+from app.queue import gpu_queue, ring
 from app.services.training import registry, run_states
 from app.settings import get_settings
 from trainer.config import METHODS, ConfigError, dump_run, parse_run
@@ -53,6 +53,8 @@ LEARNS_FROM = {
     "rloo": "prompts",
 }
 """By method, which part of a snapshot has to hold something in the training split."""
+SPLITTABLE: tuple[str, ...] = ()
+"""The methods whose work several GPUs can share."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def create_training_run(
     reward_model: ModelVersion | None = None,
     options: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
+    gpus: int = 1,
     **settings: Any,
 ) -> Run:
     """Queue a run of a method that trains; it starts from `model` and learns from `snapshot`.
@@ -109,6 +112,7 @@ def create_training_run(
         inputs,
         name=f"{METHOD_NAMES[method]} from {model.name}, snapshot {snapshot.number}",
         dedupe_key=dedupe_key,
+        gpus=gpus,
         settings=settings,
     )
 
@@ -124,6 +128,7 @@ def create_evaluation_run(
     reward_model: ModelVersion | None = None,
     options: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
+    gpus: int = 1,
     **settings: Any,
 ) -> Run:
     """Queue an evaluation of `policies` against `baseline` on the snapshot's held-out prompts."""
@@ -159,6 +164,7 @@ def create_evaluation_run(
         inputs,
         name=f"Evaluation of {names} against {baseline.name}",
         dedupe_key=dedupe_key,
+        gpus=gpus,
         settings=settings,
     )
 
@@ -175,6 +181,7 @@ def create_sampling_run(
     seed: int = 0,
     options: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
+    gpus: int = 1,
     **settings: Any,
 ) -> Run:
     """Queue a run that draws K answers of `model` to each chosen prompt: `all`, the `unsampled`, or the `held_out`.
@@ -202,6 +209,7 @@ def create_sampling_run(
         {"prompts": chosen},
         name=f"{len(chosen)} prompts, {project.k} answers each, of {model.name}",
         dedupe_key=dedupe_key,
+        gpus=gpus,
         settings={"seed": seed} | settings,
     )
 
@@ -241,13 +249,14 @@ def result_id(session: Session, run: Run) -> UUID | None:
     return session.scalar(select(ModelVersion.id).where(ModelVersion.run_id == run.id))
 
 
-def announce(session: Session, run_id: UUID) -> None:
-    """Ring the GPU queue once this transaction has committed, and note on the run that the broker took it."""
-    after_commit(session, lambda: _ring(run_id))
+def announce(session: Session, run: Run) -> None:
+    """Ring for a run once this transaction has committed, and note on it that the broker took the message."""
+    run_id, queue = run.id, gpu_queue(run.gpus)
+    after_commit(session, lambda: _ring(run_id, queue))
 
 
-def _ring(run_id: UUID) -> None:
-    if not ring("plackett.run", GPU_QUEUE, str(run_id)):
+def _ring(run_id: UUID, queue: str) -> None:
+    if not ring(run_states.TASK, queue, str(run_id)):
         return
     try:
         with transaction() as session:
@@ -269,8 +278,10 @@ def _create(
     *,
     name: str,
     dedupe_key: str | None,
+    gpus: int,
     settings: dict[str, Any],
 ) -> Run:
+    _require_splittable(method, gpus)
     run_id: UUID = session.execute(select(func.uuidv7())).scalar_one()
     config = {
         "device": get_settings().trainer_device,
@@ -296,6 +307,7 @@ def _create(
         "snapshot_id": snapshot.id if snapshot else None,
         "parent_model_id": model.id,
         "dedupe_key": key,
+        "gpus": gpus,
         "created_by": user.id,
     }
     made: Run | None = session.scalar(
@@ -304,8 +316,20 @@ def _create(
     if made is None:
         return _same_as_before(session, key, values)
     run_states.record_created(session, made)
-    announce(session, made.id)
+    announce(session, made)
     return made
+
+
+def _require_splittable(method: str, gpus: int) -> None:
+    """Refuse more devices than the method can use: N copies of one training are no training on N devices."""
+    if gpus < 1:
+        raise InvalidInputError("A run asks for at least one GPU.")
+    if gpus > 1 and method not in SPLITTABLE:
+        raise InvalidInputError(
+            f"{METHOD_NAMES[method]} runs on one GPU; several GPUs share the work of no method in this release."
+            if not SPLITTABLE
+            else f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share several."
+        )
 
 
 def _require_storable(config: dict[str, Any]) -> None:

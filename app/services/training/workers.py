@@ -11,26 +11,26 @@ from sqlalchemy.orm import Session
 
 from app.models import Worker
 from app.queue import GPU_QUEUE
-from app.settings import get_settings
+from app.services.training import devices
 
 RECENT_SECONDS = 60
 FORGET_DAYS = 7
 
 
 def seen(session: Session, worker: str, queue: str = GPU_QUEUE) -> None:
-    """Note that a worker is alive now."""
-    statement = upsert(Worker).values(
-        id=worker, queue=queue, host=socket.gethostname(), devices=get_settings().trainer_device
-    )
+    """Note that a worker is alive now, and what it offers."""
+    offers = {"devices": devices.describe(), "gpus": devices.count()}
+    statement = upsert(Worker).values(id=worker, queue=queue, host=socket.gethostname(), **offers)
     session.execute(
-        statement.on_conflict_do_update(index_elements=[Worker.id], set_={"seen_at": func.clock_timestamp()})
+        statement.on_conflict_do_update(index_elements=[Worker.id], set_={"seen_at": func.clock_timestamp(), **offers})
     )
 
 
-def any_recent(session: Session, queue: str = GPU_QUEUE) -> bool:
-    """Return whether a worker of this queue was seen in the last minute."""
+def any_recent(session: Session, queue: str = GPU_QUEUE, gpus: int = 1) -> bool:
+    """Return whether a worker of this queue that offers so many GPUs was seen in the last minute."""
     since = func.clock_timestamp() - timedelta(seconds=RECENT_SECONDS)
-    return bool(session.scalar(select(exists().where(Worker.queue == queue, Worker.seen_at > since))))
+    fits = Worker.queue == queue, Worker.gpus >= gpus, Worker.seen_at > since
+    return bool(session.scalar(select(exists().where(*fits))))
 
 
 def forget_old(session: Session) -> None:

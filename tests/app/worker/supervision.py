@@ -83,4 +83,4 @@ class Supervision(Thread):
 def child_pid(run_dir: Path) -> int:
     """Process id of the trainer that works in a run directory."""
     wait_for("the trainer's process id", lambda: (run_dir / "lock").exists() and (run_dir / "lock").read_text() != "")
-    return int((run_dir / "lock").read_text())
+    return int((run_dir / "lock").read_text().split()[0])

@@ -13,14 +13,19 @@ from uuid import UUID
 
 import pytest
 from run_builders import make_model
+from silent_proxy import SilentProxy
 from sqlalchemy import select, text
 from supervision import Supervision, World, child_pid, stored, wait_for
 
-from app.db import transaction
+from app.db import reset_engine, transaction
 from app.models import Checkpoint, Completion, ModelVersion, RunAttempt, RunEvent, RunMetric, Task
 from app.services.training import registry, run_states, runs
+from app.services.training.run_states import NewCheckpoint
 from app.settings import get_settings
 from app.worker import supervise as module
+from app.worker.checkpoint_watch import CheckpointWatch
+from app.worker.child import Child, NewerAttemptError
+from trainer.records import file_sha256, write_manifest
 
 STAND_IN = (sys.executable, str(Path(__file__).parent / "stand_in.py"))
 
@@ -230,6 +235,63 @@ def test_without_postgres_the_child_is_stopped_before_the_lease_can_end(
     assert supervision.end().state == "running"
 
 
+def test_a_postgres_that_falls_silent_does_not_hold_up_the_end_of_the_child(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped server or a dead link: no error and no answer, so only our own clock can tell."""
+    monkeypatch.setenv("PLACKETT_RUN_LEASE_SECONDS", "3")
+    with SilentProxy(os.environ["DATABASE_URL"]) as proxy:
+        monkeypatch.setenv("DATABASE_URL", proxy.url)
+        get_settings.cache_clear()
+        reset_engine()
+        run_id = world.queue_sft()
+        supervision = Supervision(run_id, (*STAND_IN, "deaf"))
+        supervision.start()
+        pid = child_pid(folder(run_id))
+        wait_for("progress", lambda: stored(run_id).progress_step == 1)
+        proxy.fall_silent()
+        wait_for("the end of the child", lambda: not is_alive(pid), seconds=10)
+        proxy.speak()
+        supervision.join(30)
+    assert not supervision.is_alive()
+
+
+def test_a_supervisor_that_was_held_up_does_not_end_the_child_of_a_later_attempt(world: World, tmp_path: Path) -> None:
+    newer = Child([*STAND_IN, "deaf", "sft", "--run", str(tmp_path)], tmp_path, fence=8)
+    try:
+        with pytest.raises(NewerAttemptError):
+            Child([*STAND_IN, "2", "sft", "--run", str(tmp_path)], tmp_path, fence=7)
+        assert newer.code is None
+    finally:
+        newer.kill()
+    with pytest.raises(NewerAttemptError):  # the later attempt's child is gone, its claim to the folder is not
+        Child([*STAND_IN, "2", "sft", "--run", str(tmp_path)], tmp_path, fence=7)
+    assert Child([*STAND_IN, "2", "sft", "--run", str(tmp_path)], tmp_path, fence=9).wait(30) == 2
+
+
+def test_a_checkpoint_is_registered_once_and_only_if_its_hashes_are_right(tmp_path: Path) -> None:
+    def write(step: int, text: str) -> Path:
+        path = tmp_path / "checkpoints" / f"step_{step:06d}"
+        path.mkdir(parents=True)
+        (path / "state.jsonl").write_text(text)
+        write_manifest(path, step=step)
+        return path
+
+    first, damaged = write(10, "a\n"), write(20, "b\n")
+    (damaged / "state.jsonl").write_text("c\n")
+    known = NewCheckpoint(10, str(first), file_sha256(first / "manifest.json"))
+    watch = CheckpointWatch(tmp_path, [])
+    watch.finish()
+    assert watch.take() == [known]
+    assert watch.take() == []
+    watch.bring_back([known])
+    assert watch.take() == [known]
+    later = CheckpointWatch(tmp_path, [known])
+    write(30, "d\n")
+    later.finish()
+    assert [found.step for found in later.take()] == [30]
+
+
 def test_a_child_that_outlived_its_supervisor_is_ended_by_the_next_attempt(world: World) -> None:
     """A supervisor that was stopped (SIGSTOP, a frozen machine) leaves a child that still writes."""
     run_id = world.queue_sft()
@@ -238,7 +300,7 @@ def test_a_child_that_outlived_its_supervisor_is_ended_by_the_next_attempt(world
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from app.worker.child import Child; "
         "import ctypes; import app.worker.child as c; c._libc = None; "
-        "print(Child(sys.argv[3:], Path(sys.argv[2])).pid)"
+        "print(Child(sys.argv[3:], Path(sys.argv[2]), 0).pid)"
     )
     command = [sys.executable, "-c", script, str(Path.cwd()), str(where), *STAND_IN, "deaf", "sft", "--run", str(where)]
     orphan = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

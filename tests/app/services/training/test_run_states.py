@@ -14,7 +14,7 @@ from app.db import transaction
 from app.errors import ConflictError, NotFoundError
 from app.models import Checkpoint, Run, RunAttempt, RunEvent, RunMetric
 from app.services.training import run_states, runs
-from app.services.training.run_states import Beat, Lease, LostLeaseError, NewCheckpoint
+from app.services.training.run_states import Beat, Due, Lease, LostLeaseError, NewCheckpoint
 
 LEASE = 60.0
 
@@ -117,15 +117,62 @@ def test_the_pause_doubles_with_each_attempt(run_id: UUID) -> None:
     assert pauses == pytest.approx([100, 200], abs=1)
 
 
-def test_after_the_last_attempt_a_crash_is_final(run_id: UUID) -> None:
-    for attempt in (1, 2, 3):
-        lease = claim(run_id)
-        assert lease.attempt == attempt
-        with transaction() as session:
-            state = run_states.retry(session, lease, "It crashed.", 1, pause_seconds=0)
-    assert state == "failed"
-    assert stored(run_id).state_reason == "It crashed."
+def crash(run_id: UUID, *steps: int) -> str:
+    """One attempt that registers checkpoints of these steps and then crashes; the state it leaves."""
+    lease = claim(run_id)
+    beat(lease, checkpoints=[NewCheckpoint(step, f"/runs/x/step_{step}", "ab" * 32) for step in steps])
+    with transaction() as session:
+        return run_states.retry(session, lease, "It crashed.", 1, pause_seconds=0)
+
+
+def test_a_run_that_crashes_three_times_without_a_new_checkpoint_is_set_aside(run_id: UUID) -> None:
+    assert [crash(run_id) for _ in range(3)] == ["queued", "queued", "failed"]
+    said = "It crashed. The run is set aside after 3 attempts without a new checkpoint."
+    assert stored(run_id).state_reason == said
     assert kinds(run_id)[-1] == "crashed"
+    with transaction() as session:
+        assert run_states.claim(session, run_id, "w1", LEASE) is None
+
+
+def test_attempts_that_come_further_do_not_use_a_run_up(run_id: UUID) -> None:
+    """Hours on machines that are taken away again and again: each attempt makes its checkpoint, and the run goes on."""
+    assert [crash(run_id, 50 * number) for number in range(1, 7)] == ["queued"] * 6
+    # The same step again is no progress: what kills it stands behind that step.
+    assert [crash(run_id, 300) for _ in range(3)] == ["queued", "queued", "failed"]
+    assert stored(run_id).attempt == 9
+
+
+def test_a_worker_that_is_lost_costs_no_pause_at_first_and_sets_the_run_aside_in_the_end(run_id: UUID) -> None:
+    pauses = []
+    for _ in range(3):
+        claim(run_id)
+        with transaction() as session:
+            session.execute(text("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'"))
+            run_states.expire_leases(session, pause_seconds=100)
+            pauses.append(session.scalar(text("SELECT extract(epoch FROM not_before - clock_timestamp()) FROM runs")))
+            session.execute(text("UPDATE runs SET not_before = clock_timestamp()"))
+    assert [float(pause) for pause in pauses] == pytest.approx([0, 100, 300], abs=1)
+    assert stored(run_id).state == "failed"
+    assert "set aside" in stored(run_id).state_reason
+
+
+def test_a_run_waits_for_a_worker_with_as_many_gpus_as_it_asks_for(run_id: UUID) -> None:
+    with transaction() as session:
+        session.execute(text("UPDATE runs SET gpus = 4, dispatched_at = NULL"))
+    with transaction() as session:
+        assert run_states.take_for_dispatch(session, 30) == [Due(run_id, 4)]
+        assert run_states.claim(session, run_id, "small", LEASE, gpus=2) is None
+    assert kinds(run_id) == ["created"]
+    with transaction() as session:
+        assert run_states.claim(session, run_id, "large", LEASE, gpus=8) is not None
+
+
+def test_the_registered_checkpoints_come_newest_first_and_of_a_step_the_latest_attempts(run_id: UUID) -> None:
+    crash(run_id, 50, 100)
+    beat(claim(run_id), checkpoints=[NewCheckpoint(100, "/runs/x/again", "cd" * 32)])
+    with transaction() as session:
+        found = run_states.registered(session, run_id)
+    assert [(one.step, one.uri) for one in found] == [(100, "/runs/x/again"), (50, "/runs/x/step_50")]
 
 
 def test_a_fatal_failure_is_not_tried_again(run_id: UUID) -> None:
@@ -264,23 +311,23 @@ def test_a_queued_run_is_sent_again_only_after_a_while(run_id: UUID) -> None:
     with transaction() as session:
         session.execute(text("UPDATE runs SET dispatched_at = NULL"))
     with transaction() as session:
-        assert run_states.take_for_dispatch(session) == [run_id]
+        assert run_states.take_for_dispatch(session, 30) == [Due(run_id, 1)]
     with transaction() as session:
-        assert run_states.take_for_dispatch(session) == []
+        assert run_states.take_for_dispatch(session, 30) == []
         session.execute(text("UPDATE runs SET dispatched_at = clock_timestamp() - interval '31 s'"))
-        assert run_states.take_for_dispatch(session) == [run_id]
+        assert run_states.take_for_dispatch(session, 30) == [Due(run_id, 1)]
 
 
 def test_two_dispatchers_at_once_send_a_run_once(run_id: UUID) -> None:
     with transaction() as session:
         session.execute(text("UPDATE runs SET dispatched_at = NULL"))
 
-    def take(_: int) -> list[UUID]:
+    def take(_: int) -> list[Due]:
         with transaction() as session:
-            return run_states.take_for_dispatch(session)
+            return run_states.take_for_dispatch(session, 30)
 
     with ThreadPoolExecutor(6) as pool:
-        assert [taken for found in pool.map(take, range(6)) for taken in found] == [run_id]
+        assert [taken for found in pool.map(take, range(6)) for taken in found] == [Due(run_id, 1)]
 
 
 def test_events_are_never_changed(run_id: UUID) -> None:
