@@ -50,10 +50,19 @@ class Client:
 
     def projects(self) -> list[dict[str, Any]]:
         """Return the projects that the token may see."""
-        answer = self._http.get("/api/v1/projects")
-        _check(answer)
-        found: list[dict[str, Any]] = answer.json()
-        return found
+        return list(self._items("/api/v1/projects"))
+
+    def _items(self, path: str) -> Iterator[dict[str, Any]]:
+        """Yield what a list holds, page after page."""
+        cursor: str | None = None
+        while True:
+            answer = self._http.get(path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
+            _check(answer)
+            found = answer.json()
+            yield from found["items"]
+            cursor = found["next"]
+            if cursor is None:
+                return
 
     def manifest(self, project_id: UUID | str, format_name: str = "plackett", **filters: Any) -> dict[str, Any]:
         """Return what an export with the same parameters holds, and what its format loses."""

@@ -65,6 +65,24 @@ class TooLargeError(PlackettError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class WrongMediaError(PlackettError):
+    """The body is of a kind that is not taken here (415)."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class ChangedError(PlackettError):
+    """What was to be changed is not any more what the caller has read (412)."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class UnconditionalError(PlackettError):
+    """A change must say what it is a change of (428)."""
+
+    status = HTTPStatus.PRECONDITION_REQUIRED
+
+
 class TooManyAttemptsError(PlackettError):
     """Throttled (429). `retry_after` is in seconds."""
 

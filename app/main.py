@@ -14,7 +14,15 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.api import exports, imports, v1
+from app.api import answers as api_answers
+from app.api import exports, imports, problems
+from app.api import models as api_models
+from app.api import projects as api_projects
+from app.api import prompts as api_prompts
+from app.api import runs as api_runs
+from app.api import snapshots as api_snapshots
+from app.api import tasks as api_tasks
+from app.api.once import ReplayError, on_replay
 from app.auth import GUARDS
 from app.error_pages import HANDLERS
 from app.errors import NotSignedInError, StaleFormError
@@ -66,7 +74,13 @@ ROUTERS = (
     runs.router,
     registry.router,
     tokens.router,
-    v1.router,
+    api_projects.router,
+    api_prompts.router,
+    api_tasks.router,
+    api_answers.router,
+    api_snapshots.router,
+    api_runs.router,
+    api_models.router,
     exports.router,
     imports.router,
 )
@@ -89,6 +103,7 @@ ANSWERS: dict[Any, Any] = {
     **HANDLERS,
     NotSignedInError: auth.on_not_signed_in,
     StaleFormError: auth.on_stale_form,
+    ReplayError: on_replay,
 }
 """What answers for each kind of failure. FastAPI takes functions of both kinds, its type only one."""
 
@@ -116,6 +131,8 @@ def create_app() -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_form_bytes, larger=((IMPORT_PATHS, settings.max_import_bytes),))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
     app.add_middleware(Envelope, https=settings.secure_cookies)
+    describe = app.openapi
+    app.openapi = lambda: problems.described(describe())  # type: ignore[method-assign]  # FastAPI's documented way
     refuse_unguarded(app)
     return app
 

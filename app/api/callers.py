@@ -36,6 +36,11 @@ def _with_scope(scope: str) -> Callable[[Caller], Caller]:
     return has_scope
 
 
+AnyCaller = Annotated[Caller, Depends(caller)]
 ExportCaller = Annotated[Caller, Depends(_with_scope("export:read"))]
 ImportCaller = Annotated[Caller, Depends(_with_scope("import:write"))]
+TasksCaller = Annotated[Caller, Depends(_with_scope("tasks:write"))]
+SnapshotsCaller = Annotated[Caller, Depends(_with_scope("snapshots:write"))]
 RunsCaller = Annotated[Caller, Depends(_with_scope("runs:read"))]
+RunsWriter = Annotated[Caller, Depends(_with_scope("runs:write"))]
+ModelsCaller = Annotated[Caller, Depends(_with_scope("models:write"))]

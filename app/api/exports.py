@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import compression
 from app.api.callers import ExportCaller
-from app.api.problems import BUSY, PROBLEMS, REFUSED
+from app.api.problems import PROBLEMS
 from app.db import SessionDep, reading
 from app.services.data.exports import ExportedRanking, Filters
 from app.services.data.formats.catalog import FORMATS, named
@@ -27,7 +27,7 @@ from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
 from app.services.projects import projects
 
-router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS | REFUSED | BUSY, tags=["export"])
+router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS, tags=["export"])
 
 MOST = 10_000_000
 

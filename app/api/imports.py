@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.callers import ImportCaller
-from app.api.problems import BUSY, PROBLEMS, REFUSED
+from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.data import ranking_imports
 from app.services.data.formats.catalog import FORMATS
 from app.services.projects import projects
 
-router = APIRouter(prefix="/api/v1/projects/{project_id}/import", responses=PROBLEMS | REFUSED | BUSY, tags=["import"])
+router = APIRouter(prefix="/api/v1/projects/{project_id}/import", responses=WRITES, tags=["import"])
 
 _IN_MEMORY = 1 << 20
 

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field of the request."""
+
+    model_config = ConfigDict(extra="forbid")
+    field: str
+    message: str
 
 
 class Problem(BaseModel):
-    """What went wrong, after RFC 9457. `detail` is a sentence that names the remedy."""
+    """What went wrong, after RFC 9457. `detail` is a sentence that names the remedy; `errors` are about fields."""
 
+    model_config = ConfigDict(extra="forbid")
     type: str
     title: str
     status: int
     detail: str
+    details: list[str] = []
+    errors: list[FieldProblem] = []
     request_id: str
 
 
-def _documented(*answers: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
-    schema = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+Answers = dict[int | str, dict[str, Any]]
+
+
+def _documented(*answers: tuple[int, str]) -> Answers:
+    schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": text, "content": schema} for status, text in answers}
 
 
 PROBLEMS = _documented(
+    (400, "The request could not be read."),
     (401, "There is no token, or it is not good."),
     (403, "The token lacks the scope."),
     (404, "There is no such thing, or it belongs to a project that the token may not see."),
+    (413, "The body is larger than what is taken at once."),
+    (422, "A parameter, or what was sent, will not do; the detail says why."),
+    (503, "The database, or a free connection for exports, is not there just now. Try again."),
 )
-REFUSED = _documented((422, "A parameter, or what was sent, will not do; the detail says why."))
-BUSY = _documented((503, "The database, or a free connection for exports, is not there just now. Try again."))
+WRITES = PROBLEMS | _documented(
+    (409, "It collides with what is stored, or with the same request that is still under way."),
+    (415, "The body is not application/json."),
+)
+EDITS = WRITES | _documented(
+    (412, "It has been changed since; read it again, then send the new ETag as If-Match."),
+    (428, "If-Match is missing: send the ETag of what was read."),
+)
+
+
+def described(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI document with the schemas that every answer above refers to."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    made = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(made.pop("$defs"))
+    schemas["Problem"] = made
+    return document

@@ -1,6 +1,7 @@
 """All tables. Importing this package registers every one with the metadata."""
 
 from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt, User, WebSession
+from app.models.api import IdempotencyKey
 from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.importing import Import
@@ -45,6 +46,7 @@ __all__ = [
     "Flag",
     "GuidelineRead",
     "GuidelineVersion",
+    "IdempotencyKey",
     "Import",
     "Invitation",
     "Membership",

@@ -28,20 +28,43 @@ class TokenForm(FormModel):
 
     name: str = Field(min_length=1, max_length=80)
     scope_export: bool = False
+    scope_people: bool = False
+    scope_import: bool = False
+    scope_tasks: bool = False
+    scope_snapshots: bool = False
     scope_runs: bool = False
+    scope_queue: bool = False
+    scope_models: bool = False
     project_id: UUID | Literal[""] = ""
     days: int = Field(ge=1, le=tokens.MOST_DAYS)
 
 
+FIELDS = {
+    "scope_export": "export:read",
+    "scope_people": "people:read",
+    "scope_import": "import:write",
+    "scope_tasks": "tasks:write",
+    "scope_snapshots": "snapshots:write",
+    "scope_runs": "runs:read",
+    "scope_queue": "runs:write",
+    "scope_models": "models:write",
+}
+"""The check boxes of the form, and the scope that each stands for."""
+
+
 @dataclass(frozen=True)
 class TokensPage:
-    """Context of `tokens/tokens.html`. `new_text` is a token just made, shown this once."""
+    """Context of `tokens/tokens.html`. `new_text` is a token just made, shown this once.
+
+    `scopes` are check boxes: the field, what it allows in words, and the scope's name.
+    """
 
     tokens: Sequence[tuple[ApiToken, User, str | None]]
     projects: Sequence[Project]
     form: Submitted[TokenForm]
     new_text: str
     now_ended: frozenset[UUID]
+    scopes: Sequence[tuple[str, str, str]]
 
 
 @router.get("")
@@ -61,7 +84,7 @@ def create(
     form = submitted.data
     if form is None:
         return _page(request, session, submitted, status=422)
-    scopes = [name for name, chosen in (("export:read", form.scope_export), ("runs:read", form.scope_runs)) if chosen]
+    scopes = [scope for field, scope in FIELDS.items() if getattr(form, field)]
     try:
         _, text = tokens.create(
             session, admin, name=form.name, scopes=scopes, project_id=form.project_id or None, days=form.days
@@ -82,6 +105,11 @@ def _page(
     request: Request, session: SessionDep, form: Submitted[TokenForm], new_text: str = "", status: int = 200
 ) -> Response:
     page = TokensPage(
-        tokens.listed(session), projects.listed(session), form, new_text, frozenset(tokens.ended(session))
+        tokens.listed(session),
+        projects.listed(session),
+        form,
+        new_text,
+        frozenset(tokens.ended(session)),
+        [(field, tokens.SCOPES[scope], scope) for field, scope in FIELDS.items()],
     )
     return render(request, "tokens/tokens.html", page, status)

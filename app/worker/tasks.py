@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from app.db import after_commit, reading, transaction
 from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, gpu_queue, ring
 from app.services.accounts import access
+from app.services.api import repeats
 from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
 from app.services.training import devices, run_states, workers
@@ -58,6 +59,7 @@ def tick() -> None:
         drafts.discard_answered(session)
     with transaction() as session:
         access.discard_ended_sessions(session)
+        repeats.forget_old(session)
         workers.forget_old(session)
     with transaction() as session:
         quality.forget_old(session)

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
@@ -23,10 +23,16 @@ from app.models import ApiToken, Project, User
 from app.services.accounts import audit
 
 SCOPES = {
-    "export:read": "Read projects and export rankings",
-    "import:write": "Import rankings",
-    "runs:read": "Read the state of runs",
+    "export:read": "Read projects, prompts, tasks and answers, and export them",
+    "people:read": "See the names of labelers and addresses beside their pseudonyms",
+    "import:write": "Add prompts and answers, and import rankings",
+    "tasks:write": "Make, open, close and change tasks; pause and archive projects",
+    "snapshots:write": "Freeze snapshots",
+    "runs:read": "Read runs, snapshots and model versions",
+    "runs:write": "Queue and cancel runs",
+    "models:write": "Promote model versions",
 }
+NOTHING = "There is nothing with this id, or it belongs to a project that this token may not see."
 MOST_DAYS = 365
 NOTE_USE_SECONDS = 60
 _SHAPE = re.compile(r"pkt_([0-9a-f]{16})_([0-9a-f]{64})")
@@ -40,6 +46,8 @@ class Caller:
     token_id: UUID
     scopes: frozenset[str]
     project_id: UUID | None
+    name: str
+    expires_at: datetime
 
     def require(self, scope: str) -> None:
         """Raise `ForbiddenError` unless the token has the scope."""
@@ -49,7 +57,7 @@ class Caller:
     def require_project(self, project_id: UUID) -> None:
         """Raise `NotFoundError` when the token belongs to another project: it may not know what else there is."""
         if self.project_id not in (None, project_id):
-            raise NotFoundError("There is nothing with this id.")
+            raise NotFoundError(NOTHING)
 
 
 def create(
@@ -83,8 +91,8 @@ def authenticate(session: Session, text: str) -> Caller:
     shape = _SHAPE.fullmatch(text)
     if shape is None:
         raise NotSignedInError(_REFUSED)
-    row = session.execute(
-        select(ApiToken.id, ApiToken.secret_sha256, ApiToken.scopes, ApiToken.project_id)
+    row = session.scalar(
+        select(ApiToken)
         .join(User, User.id == ApiToken.user_id)
         .where(
             ApiToken.public_id == shape[1],
@@ -94,19 +102,20 @@ def authenticate(session: Session, text: str) -> Caller:
             User.disabled_at.is_(None),
             User.role == "admin",
         )
-    ).one_or_none()
+    )
     if row is None or not hmac.compare_digest(row.secret_sha256, _digest(shape[2])):
         raise NotSignedInError(_REFUSED)
     now = func.clock_timestamp()
+    stale = or_(ApiToken.last_used_at.is_(None), ApiToken.last_used_at < now - timedelta(seconds=NOTE_USE_SECONDS))
+    # Never by waiting for another request with the same token, which may take as long as an export.
+    free = select(ApiToken.id).where(ApiToken.id == row.id, stale).with_for_update(skip_locked=True)
     session.execute(
         update(ApiToken)
-        .where(
-            ApiToken.id == row.id,
-            or_(ApiToken.last_used_at.is_(None), ApiToken.last_used_at < now - timedelta(seconds=NOTE_USE_SECONDS)),
-        )
+        .where(ApiToken.id.in_(free))
         .values(last_used_at=now)
+        .execution_options(synchronize_session=False)
     )
-    return Caller(row.id, frozenset(row.scopes), row.project_id)
+    return Caller(row.id, frozenset(row.scopes), row.project_id, row.name, row.expires_at)
 
 
 def maker(session: Session, caller: Caller) -> User:

@@ -138,6 +138,14 @@ def ticked(project_id: UUID, task_ids: Collection[str]) -> Condition:
     return [Task.project_id == project_id, Task.id.in_(wanted)]
 
 
+def lock(session: Session, which: Condition) -> None:
+    """Lock the tasks, so that what is read of them now is what a change finds. Their project comes first."""
+    project_ids = session.scalars(select(Task.project_id).where(*which).distinct()).all()
+    for project_id in project_ids:
+        projects.lock(session, project_id)
+    session.execute(select(Task.id).where(*which).order_by(Task.id).with_for_update(key_share=True))
+
+
 def priority_of(typed: str) -> int | None:
     """Return the priority that was typed, None for an empty field."""
     return _number(typed, "A priority", LOWEST_PRIORITY, HIGHEST_PRIORITY)

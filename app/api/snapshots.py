@@ -1,0 +1,65 @@
+"""REST API, version 1: snapshots, frozen and read."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from app.api.callers import RunsCaller, SnapshotsCaller
+from app.api.once import OnceDep
+from app.api.problems import PROBLEMS, WRITES
+from app.api.schemas import Closed, Page, PageQuery, page
+from app.db import SessionDep
+from app.services.accounts import tokens
+from app.services.api import training
+from app.services.projects import projects
+from app.services.training import snapshots
+
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["snapshots"])
+
+
+class SnapshotOut(Closed):
+    """A frozen export, addressed by its content. Labelers stand in its manifest under pseudonyms."""
+
+    id: UUID
+    project_id: UUID
+    number: int
+    sha256: str
+    manifest: dict[str, Any]
+    created_at: datetime
+
+
+class SnapshotsQuery(PageQuery):
+    """Which part of the snapshots."""
+
+
+@router.get("/projects/{project_id}/snapshots")
+def list_snapshots(
+    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[SnapshotsQuery, Query()]
+) -> Page[SnapshotOut]:
+    """List a project's snapshots."""
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    return page(asked, SnapshotOut, lambda part: training.snapshots(session, project_id, part), project_id)
+
+
+@router.post("/projects/{project_id}/snapshots", responses=WRITES, status_code=201, response_model=SnapshotOut)
+def freeze(project_id: UUID, session: SessionDep, caller: SnapshotsCaller, once: OnceDep) -> Response:
+    """Freeze what counts now. When nothing has changed since, the answer is the snapshot that is there."""
+    caller.require_project(project_id)
+    project = projects.get(session, project_id)
+    made = snapshots.create(session, project, tokens.maker(session, caller))
+    shown = SnapshotOut(**training.snapshot(session, made.id))
+    return once.answer(shown, 201, Location=f"/api/v1/snapshots/{made.id}")
+
+
+@router.get("/snapshots/{snapshot_id}")
+def read_snapshot(snapshot_id: UUID, session: SessionDep, caller: RunsCaller) -> SnapshotOut:
+    """Return a snapshot with its manifest."""
+    found = training.snapshot(session, snapshot_id)
+    caller.require_project(found["project_id"])
+    return SnapshotOut(**found)

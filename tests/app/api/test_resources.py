@@ -1,0 +1,446 @@
+"""The resources of the REST API: lists by the page, single objects, writes, repeated requests, and edits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Barrier
+from typing import Any, get_args
+from uuid import UUID, uuid4
+
+import chat_world
+import pytest
+from browsers import Browser
+from fastapi import FastAPI
+from run_builders import (
+    fake_model_folder,
+    fill_project,
+    freeze,
+    make_model,
+    make_project,
+    make_user,
+    queue_training_run,
+)
+from sqlalchemy import func, select, text, update
+
+from app.api.runs import Method
+from app.db import transaction
+from app.models import AuditEvent, Completion, IdempotencyKey, Project, Prompt, Run, Task, User
+from app.services.accounts import tokens
+from app.services.api import repeats
+from trainer.config import METHODS
+
+Call = Callable[..., Any]
+LISTS = (
+    "prompts",
+    "completions",
+    "tasks",
+    "rankings",
+    "demonstrations",
+    "chat-turns",
+    "labelers",
+    "snapshots",
+    "runs",
+    "models",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A project with something of everything, another one, and a token that may do all in the first."""
+
+    project_id: UUID
+    other_id: UUID
+    token: str
+    everything: str
+    reader: str
+
+
+@pytest.fixture
+def scene(database: str, redis_url: str, tmp_path: Path) -> Scene:
+    with transaction() as session:
+        admin = make_user(session)
+        ada = make_user(session, "ada@example.org", "labeler")
+        made = []
+        for name in ("Kindness", "Honesty"):
+            project = make_project(session, admin, name)
+            model = make_model(session, project, admin, fake_model_folder(tmp_path / "model"))
+            make_model(session, project, admin, model.uri, "tuned")
+            make_model(session, project, admin, model.uri, "judge", kind="reward")
+            fill_project(session, project, [ada, admin], [f"Is it {n}?" for n in range(5)])
+            made.append((project, model))
+    with transaction() as session:
+        for project, model in made:
+            for _ in range(2):
+                queue_training_run(session, project, admin, model, freeze(session, project, admin))
+        project, other = made[0][0], made[1][0]
+        scopes = list(tokens.SCOPES)
+        _, token = tokens.create(session, admin, name="all", scopes=scopes, project_id=project.id, days=1)
+        _, everything = tokens.create(session, admin, name="every", scopes=scopes, project_id=None, days=1)
+        _, reader = tokens.create(session, admin, name="read", scopes=["export:read"], project_id=project.id, days=1)
+    return Scene(project.id, other.id, token, everything, reader)
+
+
+@pytest.fixture
+def call(scene: Scene, app: FastAPI, client: Browser) -> Call:
+    """`call("GET", "/projects", json=…, key=…)` with the token of the scene's project."""
+
+    def request(method: str, path: str, *, token: str = "", key: str | None = None, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {token or scene.token}"} | options.pop("headers", {})
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return client.request(method, f"/api/v1{path}", headers=headers, **options)
+
+    return request
+
+
+def items(call: Call, path: str, **query: Any) -> list[dict[str, Any]]:
+    answer = call("GET", path, params=query)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["items"])
+
+
+def test_every_list_pages_to_the_end_in_both_orders_and_each_item_can_be_read(
+    scene: Scene, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat_world.allow(monkeypatch)
+    with transaction() as session:
+        admin = session.scalars(select(User).where(User.role == "admin")).one()
+    chat_world.add_models(scene.project_id, admin, ["small"])
+    with transaction() as session:
+        hands = chat_world.start(session, scene.project_id, admin)
+    hands.turn("Hello.", "Go away.", "a2")
+    hands.say("And now?", 2)
+    for name in LISTS:
+        path = f"/projects/{scene.project_id}/{name}"
+        whole = items(call, path, limit=200)
+        assert len(whole) >= 1, name
+        for order, expected in (("oldest", whole), ("newest", whole[::-1])):
+            pages, cursor = [], None
+            while True:
+                query = {"limit": 1 if len(whole) < 6 else 4, "order": order} | ({"cursor": cursor} if cursor else {})
+                answer = call("GET", path, params=query).json()
+                pages += answer["items"]
+                cursor = answer["next"]
+                if cursor is None:
+                    break
+            assert pages == expected, (name, order)
+        if name != "labelers":
+            for item in whole[:2]:
+                assert call("GET", f"/{name}/{item['id']}").json() == item, name
+    assert items(call, "/projects") == [call("GET", f"/projects/{scene.project_id}").json()]
+    assert call("GET", "/token").json()["scopes"] == sorted(tokens.SCOPES)
+
+
+def test_nothing_of_another_project_is_there_under_any_name(scene: Scene, call: Call) -> None:
+    for name in LISTS:
+        path = f"/projects/{scene.other_id}/{name}"
+        refused = call("GET", path)
+        missing = call("GET", f"/projects/{uuid4()}/{name}")
+        assert (refused.status_code, missing.status_code) == (404, 404)
+        assert refused.json()["detail"] == missing.json()["detail"]
+        if name in ("labelers", "chat-turns"):
+            continue
+        foreign = items(lambda *a, **o: call(*a, token=scene.everything, **o), path)[0]["id"]
+        refused, missing = call("GET", f"/{name}/{foreign}"), call("GET", f"/{name}/{uuid4()}")
+        assert (refused.status_code, missing.status_code) == (404, 404), name
+        assert refused.json()["detail"] == missing.json()["detail"]
+        assert call("GET", f"/{name}/{foreign}", token=scene.everything).status_code == 200
+
+
+def test_a_cursor_belongs_to_its_list_its_filters_and_its_order(scene: Scene, call: Call) -> None:
+    path = f"/projects/{scene.project_id}/tasks"
+    cursor = call("GET", path, params={"limit": 1, "kind": "ranking"}).json()["next"]
+    good = {"limit": 2, "kind": "ranking", "cursor": cursor}
+    assert len(items(call, path, **good)) == 2
+    for query in (
+        good | {"kind": "demonstration"},
+        good | {"order": "newest"},
+        good | {"cursor": cursor[:-4] + "AAAA"},
+        good | {"cursor": cursor + "="},
+        good | {"cursor": "é"},
+        good | {"cursor": ""},
+        good | {"limit": 0},
+        good | {"limit": 201},
+        good | {"kind": "x"},
+        good | {"project__name": "x"},
+    ):
+        answer = call("GET", path, params=query)
+        assert answer.status_code == 422, query
+        assert answer.headers["content-type"] == "application/problem+json"
+    prompts = call("GET", f"/projects/{scene.project_id}/prompts", params={"cursor": cursor})
+    assert prompts.status_code == 422
+    elsewhere = call("GET", f"/projects/{scene.other_id}/tasks", params=good, token=scene.everything)
+    assert elsewhere.status_code == 422
+
+
+def test_filters_narrow_a_list(scene: Scene, call: Call) -> None:
+    here = f"/projects/{scene.project_id}"
+    tasks = items(call, f"{here}/tasks")
+    assert {item["kind"] for item in items(call, f"{here}/tasks", kind="ranking")} == {"ranking"}
+    assert len(items(call, f"{here}/tasks", prompt_id=tasks[0]["prompt_id"])) == 2
+    assert len(items(call, f"{here}/completions", prompt_id=tasks[0]["prompt_id"])) == 3
+    assert len(items(call, f"{here}/rankings", task_id=tasks[0]["id"])) == 2
+    assert items(call, f"{here}/rankings", counted="false") == items(call, f"{here}/prompts", source="chat") == []
+    half = items(call, f"{here}/rankings")[5]["created_at"]
+    assert len(items(call, f"{here}/rankings", since=half)) == 5
+    assert len(items(call, f"{here}/rankings", until=half)) == 5
+    assert [item["name"] for item in items(call, f"{here}/models", kind="reward")] == ["judge"]
+    assert items(call, f"{here}/runs", state="failed") == []
+    assert (
+        len(items(call, f"{here}/prompts", split="train")) + len(items(call, f"{here}/prompts", split="held_out")) == 5
+    )
+
+
+def test_labelers_stand_there_under_pseudonyms_unless_the_token_may_see_names(scene: Scene, call: Call) -> None:
+    path = f"/projects/{scene.project_id}/labelers"
+    known = {item["name"]: item for item in items(call, path)}
+    assert known["ada"]["email"] == "ada@example.org"
+    assert (known["ada"]["rankings"], known["ada"]["demonstrations"], known["admin"]["demonstrations"]) == (5, 5, 0)
+    assert known["ada"]["median_seconds"] == 1.0
+    hidden = call("GET", path, token=scene.reader)
+    assert "example.org" not in hidden.text
+    assert {item["name"] for item in hidden.json()["items"]} == {None}
+    assert {item["labeler"] for item in hidden.json()["items"]} == {item["labeler"] for item in known.values()}
+
+
+def test_prompts_and_answers_are_added_and_become_a_task(scene: Scene, call: Call) -> None:
+    here = f"/projects/{scene.project_id}"
+    asked = {
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tea or coffee?"}],
+        "tags": ["lang:en"],
+        "completions": [{"text": "Tea.", "model": "small"}, {"text": "Coffee."}],
+    }
+    first, again = (call("POST", f"{here}/prompts", json={"prompts": [asked]}).json()["prompts"][0] for _ in "ab")
+    assert (first["added"], again["added"]) == (True, False)
+    assert first["prompt_id"] == again["prompt_id"]
+    tea, coffee = first["completion_ids"]
+    shown = call("GET", f"/completions/{tea}").json()
+    assert (shown["source"], shown["model"], shown["text"]) == ("model", "small", "Tea.")
+    assert call("GET", f"/completions/{coffee}").json()["source"] == "human"
+    assert call("GET", f"/prompts/{first['prompt_id']}").json()["messages"] == asked["messages"]
+    more = call("POST", f"/prompts/{first['prompt_id']}/completions", json={"text": "Neither.", "model": "large"})
+    assert more.status_code == 201
+    assert call("GET", more.headers["location"].removeprefix("/api/v1")).json() == more.json()
+    task = call("POST", f"{here}/tasks", json={"completion_ids": [tea, coffee, more.json()["id"]], "overlap": 3})
+    assert task.status_code == 201
+    assert task.json()["completion_ids"] == [tea, coffee, more.json()["id"]]
+    assert (task.json()["state"], task.json()["overlap"], task.json()["tags"]) == ("open", 3, ["lang:en"])
+    foreign = items(lambda *a, **o: call(*a, token=scene.everything, **o), f"/projects/{scene.other_id}/completions")
+    for ids, status in (
+        ([tea], 422),
+        ([tea, tea], 422),
+        ([tea, again["completion_ids"][0]], 422),  # the same text
+        ([tea, items(call, f"{here}/completions")[0]["id"]], 422),  # of two prompts
+        ([tea, foreign[0]["id"]], 404),
+        ([tea, str(uuid4())], 404),
+    ):
+        refused = call("POST", f"{here}/tasks", json={"completion_ids": ids})
+        assert refused.status_code == status, refused.text
+    draft = call("POST", f"{here}/tasks", json={"completion_ids": [coffee, more.json()["id"]], "open": False}).json()
+    assert call("POST", f"{here}/tasks/open", json={"kind": "ranking"}).json() == {"opened": 1}
+    assert call("GET", f"/tasks/{draft['id']}").json()["state"] == "open"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"messages": []},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"messages": [{"role": "user", "content": " "}]},
+        {"messages": [{"role": "user", "content": "a\x00b"}]},
+        {"messages": [{"role": role, "content": "x"} for role in ("user", "system", "user")]},
+        {"messages": [{"role": "user", "content": "x"}], "tags": ["A B"]},
+        {"messages": [{"role": "user", "content": "x"}], "position": 0},
+        {"messages": [{"role": "user", "content": "x"}], "split": "train"},
+        {"messages": [{"role": "user", "content": "x", "name": "y"}]},
+        {"messages": [{"role": "user", "content": "x"}], "completions": [{"text": "x", "source": "human"}]},
+    ],
+)  # fmt: skip
+def test_a_prompt_that_will_not_do_is_refused_with_all_that_came_beside_it(
+    scene: Scene, call: Call, prompt: dict[str, Any]
+) -> None:
+    good = {"messages": [{"role": "user", "content": "New?"}]}
+    answer = call("POST", f"/projects/{scene.project_id}/prompts", json={"prompts": [good, prompt]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].startswith("prompts.1")
+    assert len(items(call, f"/projects/{scene.project_id}/prompts")) == 5
+    assert call("POST", f"/projects/{scene.project_id}/prompts", json={"prompts": [good]}).status_code == 201
+
+
+def test_half_a_surrogate_pair_is_no_text(scene: Scene, call: Call) -> None:
+    body = b'{"prompts": [{"messages": [{"role": "user", "content": "\\ud800"}]}]}'
+    headers = {"Content-Type": "application/json"}
+    assert call("POST", f"/projects/{scene.project_id}/prompts", content=body, headers=headers).status_code == 422
+
+
+def test_a_snapshot_is_frozen_a_run_queued_and_cancelled_and_a_model_promoted(scene: Scene, call: Call) -> None:
+    here = f"/projects/{scene.project_id}"
+    snapshot = call("POST", f"{here}/snapshots")
+    assert snapshot.status_code == 201
+    assert call("POST", f"{here}/snapshots").json() == snapshot.json()
+    base, tuned, judge = items(call, f"{here}/models")
+    wanted = {"method": "dpo", "model_id": base["id"], "snapshot_id": snapshot.json()["id"], "options": {"beta": 0.2}}
+    run = call("POST", f"{here}/runs", json=wanted)
+    assert run.status_code == 201, run.text
+    assert run.json()["state"] == "queued"
+    with transaction() as session:
+        assert session.get_one(Run, UUID(run.json()["id"])).config["options"]["beta"] == 0.2
+    for change, status in (
+        ({"method": "ppo"}, 422),
+        ({"method": "ppo", "reward_model_id": judge["id"]}, 201),
+        ({"method": "evaluate", "policy_ids": [tuned["id"]], "options": {}}, 201),
+        ({"method": "sample", "options": {}}, 201),
+        ({"method": "reward", "snapshot_id": None, "options": {}}, 422),
+        ({"model_id": judge["id"]}, 422),
+        ({"options": {"no_such": 1}}, 422),
+        ({"options": {"beta": "\x00"}}, 422),
+        ({"method": "evaluate", "policy_ids": [tuned["id"]], "options": {"reward_model": "/etc"}}, 422),
+        ({"model_id": str(uuid4())}, 404),
+        ({"snapshot_id": str(uuid4())}, 404),
+        ({"state": "succeeded"}, 422),
+        ({"config": {}}, 422),
+    ):
+        body = wanted | change
+        body["options"] = {} if change.get("method") == "ppo" else body["options"]
+        answer = call("POST", f"{here}/runs", json=body)
+        assert answer.status_code == status, (change, answer.text)
+    theirs = items(lambda *a, **o: call(*a, token=scene.everything, **o), f"/projects/{scene.other_id}/models")
+    foreign = call("POST", f"{here}/runs", json=wanted | {"model_id": theirs[0]["id"]}, token=scene.everything)
+    assert foreign.status_code == 404
+    for _ in range(2):
+        cancelled = call("POST", f"/runs/{run.json()['id']}/cancel")
+        assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    assert call("POST", f"/models/{base['id']}/promote").json()["state"] == "promoted"
+    assert call("POST", f"/models/{judge['id']}/promote").status_code == 422
+
+
+def test_every_method_of_the_trainer_can_be_queued() -> None:
+    assert set(METHODS) <= set(get_args(Method))
+
+
+def test_the_same_request_with_the_same_key_is_done_once(scene: Scene, call: Call) -> None:
+    path = f"/projects/{scene.project_id}/prompts"
+    body = {"prompts": [{"messages": [{"role": "user", "content": "Once?"}], "completions": [{"text": "Yes."}]}]}
+    first = call("POST", path, json=body, key="k-1")
+    again = call("POST", path, json=body, key="k-1")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.content == again.content
+    assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
+    with transaction() as session:
+        assert session.scalar(select(func.count()).where(Completion.text == "Yes.")) == 1
+    # Without a key it is another request, with another key too; another token has keys of its own.
+    assert call("POST", path, json=body).json() != first.json()
+    assert call("POST", path, json=body, key="k-2").json() != first.json()
+    assert call("POST", path, json=body, key="k-1", token=scene.everything).json() != first.json()
+    changed = call("POST", path, json={"prompts": [{"messages": [{"role": "user", "content": "Twice?"}]}]}, key="k-1")
+    assert changed.status_code == 422
+    assert "used for another request" in changed.json()["detail"]
+    assert (
+        call("POST", f"/projects/{scene.project_id}/tasks/open", json={"kind": "ranking"}, key="k-1").status_code == 422
+    )
+    for bad in ("", "with space", "x" * 201):
+        assert call("POST", path, json=body, key=bad).status_code == 422
+
+
+def test_a_replay_keeps_its_headers_and_a_refused_request_leaves_its_key_free(scene: Scene, call: Call) -> None:
+    prompt = items(call, f"/projects/{scene.project_id}/prompts")[0]["id"]
+    path = f"/prompts/{prompt}/completions"
+    assert call("POST", path, json={"text": ""}, key="k").status_code == 422
+    first, again = (call("POST", path, json={"text": "So."}, key="k") for _ in "ab")
+    assert first.status_code == again.status_code == 201
+    assert first.headers["location"] == again.headers["location"]
+    with transaction() as session:
+        session.execute(update(IdempotencyKey).values(expires_at=func.clock_timestamp()))
+    later = call("POST", path, json={"text": "So."}, key="k")
+    assert later.json()["id"] != first.json()["id"]
+    with transaction() as session:
+        session.execute(update(IdempotencyKey).values(expires_at=func.clock_timestamp()))
+        repeats.forget_old(session)
+        assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 0
+
+
+def test_one_key_sent_many_times_at_once_is_one_change(scene: Scene, app: FastAPI) -> None:
+    body = {"prompts": [{"messages": [{"role": "user", "content": "At once?"}], "completions": [{"text": "Now."}]}]}
+    together = Barrier(6)
+
+    def send(_: int) -> Any:
+        with Browser(app) as browser:
+            together.wait()
+            return browser.post(
+                f"/api/v1/projects/{scene.project_id}/prompts",
+                json=body,
+                headers={"Authorization": f"Bearer {scene.token}", "Idempotency-Key": "same"},
+            )
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(send, range(6)))
+    done = [answer for answer in answers if answer.status_code == 201]
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.content for answer in done}) == 1
+    with transaction() as session:
+        assert session.scalar(select(func.count()).where(Completion.text == "Now.")) == 1
+
+
+def test_an_edit_says_what_it_is_an_edit_of(scene: Scene, call: Call) -> None:
+    task = items(call, f"/projects/{scene.project_id}/tasks", kind="ranking")[0]
+    path = f"/tasks/{task['id']}"
+    read = call("GET", path).headers["etag"]
+    assert call("PATCH", path, json={"priority": 5}).status_code == 428
+    assert call("PATCH", path, json={"priority": 5}, headers={"If-Match": '"other"'}).status_code == 412
+    assert call("PATCH", path, json={"priority": 5}, headers={"If-Match": f"W/{read}"}).status_code == 412
+    changed = call("PATCH", path, json={"priority": 5}, headers={"If-Match": f'"other", {read}'})
+    assert (changed.status_code, changed.json()["priority"]) == (200, 5)
+    assert changed.headers["etag"] == call("GET", path).headers["etag"] != read
+    assert call("PATCH", path, json={"state": "closed"}, headers={"If-Match": read}).status_code == 412
+    closed = call("PATCH", path, json={"state": "closed"}, headers={"If-Match": "*"})
+    assert closed.json()["state"] == "closed"
+    for body in ({}, {"priority": 1001}, {"overlap": 0}, {"state": "draft"}, {"done": 3}, {"purpose": "gold"}):
+        assert call("PATCH", path, json=body, headers={"If-Match": "*"}).status_code == 422, body
+    project = f"/projects/{scene.project_id}"
+    etag = call("GET", project).headers["etag"]
+    assert call("PATCH", project, json={"state": "paused"}, headers={"If-Match": etag}).json()["state"] == "paused"
+    assert call("PATCH", project, json={"state": "open"}, headers={"If-Match": etag}).status_code == 412
+    with transaction() as session:
+        assert session.get_one(Project, scene.project_id).state == "paused"
+        assert session.get_one(Task, UUID(task["id"])).priority == 5
+
+
+def test_every_refusal_is_a_problem_document(scene: Scene, call: Call, client: Browser) -> None:
+    here = f"/projects/{scene.project_id}"
+    good = {"prompts": [{"messages": [{"role": "user", "content": "x"}]}]}
+    plain = {"Content-Type": "text/plain"}
+    as_json = {"Content-Type": "application/json"}
+    answers = {
+        401: client.get("/api/v1/projects"),
+        403: call("POST", f"{here}/prompts", json=good, token=scene.reader),
+        404: call("GET", "/nowhere"),
+        405: call("DELETE", here),
+        413: call("POST", f"{here}/prompts", content=b" " * (2 << 20), headers=as_json),
+        415: call("POST", f"{here}/prompts", content=json.dumps(good).encode(), headers=plain),
+        422: call("POST", f"{here}/prompts", content=b"{", headers=as_json),
+        400: call("POST", f"{here}/prompts", content=b"[" * 100_000, headers=as_json),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert (problem["status"], problem["type"]) == (status, "about:blank")
+        assert problem["detail"].endswith((".", "pkt_…"))
+        assert problem["request_id"]
+    assert answers[405].headers["allow"]
+
+
+def test_what_is_written_stands_in_the_audit_trail(scene: Scene, call: Call) -> None:
+    call(
+        "POST",
+        f"/projects/{scene.project_id}/prompts",
+        json={"prompts": [{"messages": [{"role": "user", "content": "x"}]}]},
+    )
+    with transaction() as session:
+        event = session.scalars(select(AuditEvent).where(AuditEvent.action == "prompts.added")).one()
+        assert event.detail == {"added": 1, "completions": 0}
+        assert session.scalar(select(func.count()).select_from(Prompt).where(text("source = 'import'"))) == 11
