@@ -1,7 +1,7 @@
 """api: answers to requests with an idempotency key.
 
-Revision: 0008
-After: 0007
+Revision: 0009
+After: 0008
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
