@@ -44,7 +44,7 @@ class Layout:
         """Take the budget that a checkpoint kept."""
         self.tokens = int(counters.get("tokens_per_forward", self.tokens))
 
-    def repeat(self, attempt: Callable[[], T], optimizer: torch.optim.Optimizer | None = None) -> T:
+    def repeat(self, attempt: Callable[[], T], *optimizers: torch.optim.Optimizer) -> T:
         """Return `attempt()`; when memory runs out, halve the budget and do it all again with no gradient left over.
 
         The losses are weighted sums whose weights are of the whole step, so it is the same step in smaller parts.
@@ -64,7 +64,7 @@ class Layout:
                     file=sys.stderr,
                     flush=True,
                 )
-            if optimizer is not None:
+            for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             if self.device.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -113,19 +113,26 @@ def kto_loss(ratios: torch.Tensor, desirable: torch.Tensor, baseline: torch.Tens
 # --- PPO (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019). N answers, T positions; float32. -----------
 
 
-def penalised_rewards(
-    logps: torch.Tensor,
-    reference_logps: torch.Tensor,
-    scores: torch.Tensor,
-    mask: torch.Tensor,
-    kl_coefficient: float,
-) -> torch.Tensor:
-    """Return the reward (N, T) of each token: r_t = -beta (log pi(a_t) - log pi_ref(a_t)), plus the score at the end.
+def ensemble_score(scores: torch.Tensor, way: str, uncertainty_coefficient: float = 0.0) -> torch.Tensor:
+    """Return one score (N,) of the M judges' scores (N, M), each normalised (Coste et al. 2023, section 3).
 
-    `logps` and `reference_logps` (N, T) are those of the answer's tokens, `scores` (N,) judge whole answers, `mask`
-    (N, T) is True on the answer. The end is the last True of each row (Ouyang et al. 2022, 3.5). Outside it is 0.
+    `mean`; `worst`, the least of them; `uncertainty_weighted`, the mean less a multiple of their variance.
     """
-    rewards = torch.where(mask, -kl_coefficient * (logps - reference_logps), 0.0)
+    if way == "worst":
+        return scores.amin(dim=1)
+    mean = scores.mean(dim=1)
+    return mean - uncertainty_coefficient * scores.var(dim=1, correction=0) if way == "uncertainty_weighted" else mean
+
+
+def penalised_rewards(
+    kl: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor, kl_coefficient: float
+) -> torch.Tensor:
+    """Return the reward (N, T) of each token: r_t = -beta kl_t, plus the score at the end (Ouyang et al. 2022, 3.5).
+
+    `kl` (N, T) estimates each token's KL, `scores` (N,) judge whole answers, `mask` (N, T) is True on the answer. The
+    end is the last True of each row. Outside the mask the reward is 0.
+    """
+    rewards = torch.where(mask, -kl_coefficient * kl, 0.0)
     positions = torch.arange(mask.shape[1], device=mask.device)
     end = torch.where(mask, positions, -1).amax(dim=1)
     return rewards.scatter_add(1, end.clamp(min=0).unsqueeze(1), scores.unsqueeze(1))
@@ -150,10 +157,22 @@ def gae(
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
-def whiten(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return `x` (N, T) with mean 0 and variance 1 over the True positions of `mask`, and 0 elsewhere."""
+def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
+    """Return `x` (N, T) with variance 1 over the True positions of `mask`, and 0 elsewhere.
+
+    The mean there becomes 0, or stays what it was: rewards must not change their sign.
+    """
     variance, mean = torch.var_mean(x[mask], correction=0)
-    return torch.where(mask, (x - mean) * torch.rsqrt(variance + 1e-8), 0.0)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)
+
+
+def importance_weights(logps: torch.Tensor, sampler_logps: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Return min(pi / mu, cap) for each token drawn from mu, the sampler's distribution, where pi was to be sampled.
+
+    Truncated importance sampling (Ionides 2008). `cap` None returns 1 everywhere.
+    """
+    return torch.ones_like(logps) if cap is None else torch.exp(logps - sampler_logps).clamp(max=cap)
 
 
 def clipped_policy_loss(
@@ -184,15 +203,23 @@ def adapted_kl_coefficient(coefficient: float, kl: float, target: float, episode
 def kl_k1(logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
     """Return l = log pi - log pi_ref for each token of an answer drawn from pi: unbiased, may be below 0.
 
-    The estimators k1 and k3 are Schulman's ("Approximating KL divergence", 2020).
+    The estimators k1, k2 and k3 are Schulman's ("Approximating KL divergence", 2020).
     """
     return logps - reference_logps
+
+
+def kl_k2(logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
+    """Return l^2 / 2 for each token: biased, never below 0; its gradient is on average that of the KL itself."""
+    return (logps - reference_logps).square() / 2
 
 
 def kl_k3(logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
     """Return exp(-l) - 1 + l for each token: unbiased and never below 0; l is kept within +-10 against overflow."""
     l = (logps - reference_logps).clamp(-10.0, 10.0)
     return torch.expm1(-l) + l
+
+
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:

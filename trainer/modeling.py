@@ -204,15 +204,29 @@ def token_logps(
 
 
 def token_logps_and_entropies(
-    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    *,
+    gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `token_logps` and, from the same pass without a gradient, the entropy (M,) in nats at each position."""
-    chunks = list(_score_chunks(model, hidden, targets, temperature, entropy=True))
+    """Return `token_logps` and, from the same pass, the entropy (M,) in nats at each position.
+
+    The entropy has a `gradient` only where one asks for it.
+    """
+    chunks = list(_score_chunks(model, hidden, targets, temperature, entropy=True, entropy_gradient=gradient))
     return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])
 
 
 def _score_chunks(
-    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    *,
+    entropy: bool,
+    entropy_gradient: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (log-probabilities, entropies) of `HEAD_ROWS` positions at a time; logits are recomputed backwards."""
 
@@ -224,7 +238,7 @@ def _score_chunks(
         chosen = scaled.gather(1, wanted[:, None]).squeeze(1) - normaliser
         if not entropy:
             return chosen, chosen.new_empty(0)
-        with torch.no_grad():  # H = -sum_v p_v (z_v - log Z)
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):  # H = log Z - sum_v p_v z_v
             return chosen, normaliser - (torch.softmax(scaled, dim=1) * scaled).sum(dim=1)
 
     for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True):

@@ -40,7 +40,10 @@ class RecordError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """The loss is no number any more. The run ends with `EXIT_DIVERGED`: the same run again would end the same way."""
+    """A run found itself wrong: its loss is no number any more, or what it trains is not what it measured.
+
+    It ends with `EXIT_DIVERGED`: the same run again would end the same way.
+    """
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     finish_reason: Literal["stop", "length"]
     logps: list[float]  # of each id, under softmax(logits / temperature)
     entropy: float  # of that distribution, mean over the answer's tokens
+    version: int = 0  # the number of the weights it was drawn with
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -168,13 +169,19 @@ def _sample_batch(
     lengths = torch.full((count,), width, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
 
-    inputs, mask = left_pad(prompts, device)
+    # A prompt that is asked several times is read once.
+    once = {tuple(prompt): number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    inputs, mask = left_pad([list(prompt) for prompt in once], device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache, rows = DynamicCache(config=model.config), torch.arange(count, device=device)
     for step in range(width):
         hidden = model.base_model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
+        if step == 0 and len(once) < count:
+            spread = torch.tensor([once[tuple(prompt)] for prompt in prompts], device=device)
+            cache.batch_select_indices(spread)
+            hidden, positions, mask = hidden[spread], positions[spread], mask[spread]
         tokens, chosen, entropy = choose(
             logits(model, hidden), uniforms[rows, step], sampling.temperature, sampling.top_p
         )

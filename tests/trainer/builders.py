@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from trainer.records import Comparison, Demonstration, Message
+from trainer import data, reward_model, tree
+from trainer.config import parse_run
+from trainer.device import Device
+from trainer.records import Comparison, Demonstration, Message, Prompt, file_sha256
+from trainer.stop import StopSignal
 
+CPU = Device(torch.device("cpu"), torch.float32)
 SPECIAL = ["<pad>", "<end>", "<user>", "<assistant>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ 'assistant' if message['role'] == 'assistant' else 'user' }}>"
@@ -76,3 +87,91 @@ CLOCK = ("time", "tokens_per_second", "peak_memory_mb")
 def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return metrics without what depends on the machine and the moment."""
     return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+
+
+# Rollouts
+
+PROMPTS = [Prompt(f"p{n}", ask("say " + "so " * (n % 3) + str(n))) for n in range(6)]
+SAMPLING = {"max_new_tokens": 8, "temperature": 1.0}
+OPTIM = {"learning_rate": 1e-2, "batch_size": 16, "schedule": "constant", "warmup_fraction": 0.0, "epsilon": 1e-5}
+
+
+def options(judge: str, **more: Any) -> dict[str, Any]:
+    """Return options of PPO or RLOO for a short run on the tiny model."""
+    return {
+        "reward_model": judge,
+        "iterations": 12,
+        "ppo_epochs": 2,
+        "minibatches": 2,
+        "kl_coefficient": 0.01,
+        "missing_end_penalty": 0.0,
+        "sampling": SAMPLING,
+        "optim": OPTIM,
+        **more,
+    }
+
+
+def save_judge(folder: Path, model: str, liked: str) -> str:
+    """Save a reward model with a head for each letter of `liked`, and return its folder; no training is needed.
+
+    A head's score is the last letters' likeness to its letter.
+    """
+    head_count = {"options": {"heads": len(liked)}}
+    config = parse_run({"run_id": "judge", "method": "reward", "model": model, "precision": "float32", **head_count})
+    torch.manual_seed(1)
+    tokenizer = build_tokenizer()
+    judge = reward_model.new_reward_model(config, CPU, tokenizer)
+    alphabet = "abcdefgh"
+    letters = data.encode(tokenizer, ask("say"), [letter * 6 for letter in alphabet], 64, data.Truncation())
+    with torch.no_grad():
+        batch = tree.collate([letters], CPU.device, shared=False)
+        hidden = tree.hidden_states(judge.trunk, judge.classifier.config, batch)[batch.ends]
+        for head, letter in enumerate(liked):
+            others = [n for n, other in enumerate(alphabet) if other != letter]
+            judge.classifier.score.weight[head].copy_(hidden[alphabet.index(letter)] - hidden[others].mean(dim=0))
+        scores = judge(batch)
+        judge.mean.copy_(scores.mean(dim=0))
+        judge.std.copy_(scores.std(dim=0))
+    reward_model.save_reward(judge, folder, 64)
+    return str(folder)
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """Return the metrics of a rollout method without what depends on the clock."""
+    return [
+        {key: value for key, value in row.items() if not key.endswith("_seconds")}
+        for row in without_clock(read_lines(path))
+    ]
+
+
+def assert_same(run_dir: Path, whole: Path) -> None:
+    """Two runs ended alike, bit for bit."""
+    assert timeless(run_dir / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
+    assert (run_dir / "rollouts.jsonl").read_bytes() == (whole / "rollouts.jsonl").read_bytes()
+    for path in (whole / "final").iterdir():
+        assert file_sha256(run_dir / "final" / path.name) == file_sha256(path), path.name
+
+
+class StopAfter(StopSignal):
+    """Asks to stop once so many iterations are written."""
+
+    def __init__(self, run_dir: Path, lines: int) -> None:
+        self.path, self.lines = run_dir / "metrics.jsonl", lines
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        return self.path.exists() and len(read_lines(self.path)) >= self.lines
+
+
+def kill_after(run_dir: Path, method: str, lines: int) -> None:
+    """Start the trainer's command and kill it outright once it has written so many lines more."""
+    metrics = run_dir / "metrics.jsonl"
+    before = len(read_lines(metrics)) if metrics.exists() else 0
+    command = [sys.executable, "-m", "trainer", method, "--run", str(run_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        while not (metrics.exists() and metrics.read_text().count("\n") >= before + lines):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)  # a file of another process gives no event to wait for
+        process.kill()
+    assert process.returncode == -signal.SIGKILL

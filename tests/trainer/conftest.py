@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders import build_tokenizer
+from builders import CPU, build_tokenizer, save_judge
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trainer import modeling
 from trainer.records import Comparison, Demonstration, Prompt, write_jsonl, write_manifest
 
 
@@ -36,6 +37,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def letter_judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a reward model that likes answers which end like "a"."""
+    return save_judge(tmp_path_factory.mktemp("judge"), tiny_model, "a")
+
+
+@pytest.fixture(scope="session")
+def two_headed_judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a reward model with two heads: one likes "b", the other "c"."""
+    return save_judge(tmp_path_factory.mktemp("two_heads"), tiny_model, "bc")
+
+
+@pytest.fixture(scope="session")
+def sharp_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the tiny model with larger weights: a fresh head is too flat for adapters to say much."""
+    folder = tmp_path_factory.mktemp("sharp_model")
+    policy = modeling.load_policy(tiny_model, torch.float32, CPU.device)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    modeling.save_policy(policy, build_tokenizer(), folder, torch.float32)
     return str(folder)
 
 

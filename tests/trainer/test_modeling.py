@@ -73,6 +73,11 @@ def test_the_entropy_of_each_position_comes_from_the_same_pass(tiny_model: str) 
     assert logps.requires_grad
     assert not entropies.requires_grad
 
+    (wanted,) = torch.autograd.grad(expected.mean(), hidden, retain_graph=True)
+    _, trained = modeling.token_logps_and_entropies(model, hidden, batch.targets, temperature=0.5, gradient=True)
+    (found,) = torch.autograd.grad(trained.mean(), hidden)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
 
 def test_temperature_divides_the_logits(tiny_model: str) -> None:
     model = load(tiny_model)

@@ -1,103 +1,31 @@
 """PPO through the trainer's own command, on a tiny model and a reward model that likes one letter."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import ask, build_tokenizer, read_lines, without_clock
+from builders import (
+    CPU,
+    OPTIM,
+    PROMPTS,
+    StopAfter,
+    ask,
+    assert_same,
+    kill_after,
+    options,
+    read_lines,
+    some_demonstrations,
+)
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import data, modeling, ppo, reward_model, rollout, tree
+from trainer import judges, modeling, ppo, ptx, rollout, tree
 from trainer.__main__ import main
 from trainer.config import PpoOptions, RunConfig, load_run, parse_run
-from trainer.device import Device
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Prompt, file_sha256, verify_manifest
-from trainer.stop import StopSignal
-
-CPU = Device(torch.device("cpu"), torch.float32)
-PROMPTS = [Prompt(f"p{n}", ask("say " + "so " * (n % 3) + str(n))) for n in range(6)]
-SAMPLING = {"max_new_tokens": 8, "temperature": 1.0}
-OPTIM = {"learning_rate": 1e-2, "batch_size": 16, "schedule": "constant", "warmup_fraction": 0.0, "epsilon": 1e-5}
-
-
-@pytest.fixture(scope="session")
-def letter_judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a reward model whose score is the last letters' likeness to "a"; no training is needed for that."""
-    folder = tmp_path_factory.mktemp("judge")
-    config = parse_run({"run_id": "judge", "method": "reward", "model": tiny_model, "precision": "float32"})
-    torch.manual_seed(1)
-    tokenizer = build_tokenizer()
-    model = reward_model.new_reward_model(config, CPU, tokenizer)
-    texts = [letter * 6 for letter in "abcdefgh"]
-    letters = data.encode(tokenizer, ask("say"), texts, 64, data.Truncation())
-    with torch.no_grad():
-        batch = tree.collate([letters], CPU.device, shared=False)
-        hidden = tree.hidden_states(model.trunk, model.classifier.config, batch)[batch.ends]
-        model.classifier.score.weight.copy_(hidden[:1] - hidden[1:].mean(dim=0))
-        scores = model(batch)
-        model.mean.copy_(scores.mean())
-        model.std.copy_(scores.std())
-    reward_model.save_reward(model, folder, 64)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def sharp_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of the tiny model with larger weights: a fresh head is too flat for adapters to say much."""
-    folder = tmp_path_factory.mktemp("sharp_model")
-    policy = modeling.load_policy(tiny_model, torch.float32, CPU.device)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.mul_(4 if parameter.ndim > 1 else 1)
-    modeling.save_policy(policy, build_tokenizer(), folder, torch.float32)
-    return str(folder)
-
-
-def options(judge: str, **more: Any) -> dict[str, Any]:
-    return {
-        "reward_model": judge,
-        "iterations": 12,
-        "ppo_epochs": 2,
-        "minibatches": 2,
-        "kl_coefficient": 0.01,
-        "missing_end_penalty": 0.0,
-        "sampling": SAMPLING,
-        "optim": OPTIM,
-        **more,
-    }
-
-
-def timeless(path: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if not key.endswith("_seconds")}
-        for row in without_clock(read_lines(path))
-    ]
-
-
-def assert_same(run_dir: Path, whole: Path) -> None:
-    assert timeless(run_dir / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
-    assert (run_dir / "rollouts.jsonl").read_bytes() == (whole / "rollouts.jsonl").read_bytes()
-    for path in (whole / "final").iterdir():
-        assert file_sha256(run_dir / "final" / path.name) == file_sha256(path), path.name
-
-
-class StopAfter(StopSignal):
-    """Asks to stop once so many iterations are written."""
-
-    def __init__(self, run_dir: Path, lines: int) -> None:
-        self.path, self.lines = run_dir / "metrics.jsonl", lines
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]
-        return self.path.exists() and len(read_lines(self.path)) >= self.lines
+from trainer.episodes import Actor, Episodes, Measures, measure, minibatches, turn
+from trainer.layout import Layout
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, DivergedError, Prompt, verify_manifest
 
 
 @pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])
@@ -155,31 +83,130 @@ def test_the_kl_coefficient_adapts_to_its_target(make_run: MakeRun, letter_judge
     assert found == pytest.approx([0.5, 0.49, 0.4802])
 
 
+def test_several_answers_a_prompt_and_several_reward_models(
+    make_run: MakeRun, letter_judge: str, two_headed_judge: str
+) -> None:
+    rewards = {}
+    for way in ("mean", "worst", "uncertainty_weighted"):
+        ensemble = {"more_reward_models": [two_headed_judge], "reward_ensemble": way, "uncertainty_coefficient": 0.5}
+        chosen = options(letter_judge, iterations=1, answers_per_prompt=4, **ensemble)
+        run_dir = make_run("ppo", name=way, prompts=PROMPTS, options=chosen)
+        assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+        (row,) = read_lines(run_dir / "metrics.jsonl")
+        assert row["episodes"] == 16
+        assert row["first_log_ratio"] == 0.0
+        assert row["reward_uncertainty"] > 0.1
+        rewards[way] = row["reward"]
+        assert len({line["prompt_id"] for line in read_lines(run_dir / "rollouts.jsonl")}) == 1
+    assert rewards["worst"] < rewards["uncertainty_weighted"] < rewards["mean"]
+
+
+def test_a_mix_of_demonstrations_keeps_the_policy_from_unlearning_them(make_run: MakeRun, letter_judge: str) -> None:
+    kept = []
+    for name, coefficient in (("plain", 0.0), ("ptx", 2.0)):
+        chosen = options(letter_judge, ptx_coefficient=coefficient, ptx_batch_size=4, iterations=6)
+        run_dir = make_run(
+            "ppo", name=name, prompts=PROMPTS, demonstrations=some_demonstrations(6, held_out=2), options=chosen
+        )
+        assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+        policy = modeling.load_policy(str(run_dir / "final"), torch.float32, CPU.device)
+        texts = ptx.read(run_dir, modeling.load_tokenizer(str(run_dir / "final")), 64)
+        assert len(texts) == 6
+        with torch.no_grad():
+            logps = modeling.completion_logps(policy, tree.collate(texts, CPU.device, shared=True))
+        kept.append(-logps.mean().item())
+    assert "ptx_loss" not in read_lines(run_dir.parent / "plain" / "metrics.jsonl")[0]
+    losses_seen = [row["ptx_loss"] for row in read_lines(run_dir / "metrics.jsonl")]
+    assert losses_seen[-1] < losses_seen[0]
+    assert kept[1] < kept[0] - 0.5
+
+
+def test_a_mix_without_demonstrations_is_refused(make_run: MakeRun, letter_judge: str, capsys: Any) -> None:
+    run_dir = make_run("ppo", prompts=PROMPTS, options=options(letter_judge, ptx_coefficient=1.0, iterations=1))
+    assert main(["ppo", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert "no demonstration in the train split" in capsys.readouterr().err
+
+
+def test_an_iteration_stops_early_where_the_policy_has_left_the_one_that_answered(
+    make_run: MakeRun, letter_judge: str
+) -> None:
+    chosen = options(letter_judge, iterations=2, ppo_epochs=4, kl_stop=1e-4)
+    run_dir = make_run("ppo", prompts=PROMPTS, options=chosen)
+    assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+    for row in read_lines(run_dir / "metrics.jsonl"):
+        assert row["event"] == "kl stop"
+        assert 1 <= row["updates"] < 8
+
+
+def test_beyond_the_limit_the_run_goes_back_to_its_best_weights_and_at_last_ends(
+    make_run: MakeRun, letter_judge: str, sharp_model: str
+) -> None:
+    optim = {**OPTIM, "learning_rate": 5e-2}
+    chosen = options(letter_judge, iterations=30, kl_limit=1.0, kl_coefficient=0.001, optim=optim)
+    settings = {"prompts": PROMPTS, "model": sharp_model, "lora": {"rank": 4}, "options": chosen}
+    run_dir = make_run("ppo", **settings)
+    assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    back = [row for row in rows if row.get("event") == "rolled back"]
+    assert len(back) == 3
+    assert len(rows) < 30
+    for row in back:
+        assert row["kl"] > 1.0
+        assert rows[row["rolled_back_to"] - 1]["kl"] <= 1.0
+        assert "policy_loss" not in row
+    assert rows[back[0]["step"]]["kl_coefficient"] == 0.002
+    assert rows[back[0]["step"]]["kl"] == pytest.approx(rows[back[0]["rolled_back_to"] - 1]["kl"], abs=0.5)
+    assert "ended there because its KL went beyond 1 nats 3 times" in (run_dir / "report.md").read_text()
+
+    stopped = make_run("ppo", name="stopped", **settings)
+    after = back[0]["step"]
+    assert ppo.run(stopped, load_run(stopped), StopAfter(stopped, after)) == EXIT_STOPPED
+    assert main(["ppo", "--run", str(stopped)]) == EXIT_DONE
+    assert_same(stopped, run_dir)
+
+
 # The update
 
 
-def some_episodes() -> ppo.Episodes:
-    """Three answers of lengths 1, 4 and 2 to prompts of lengths 3, 1 and 2."""
-    trees = [tree.Tree([5, 6, 7], [[1]]), tree.Tree([8], [[20, 21, 22, 1]]), tree.Tree([9, 10], [[30, 31]])]
-    answers = [rollout.Answer(ids, "stop", [0.0] * len(ids), 0.0) for _, (ids,), _ in trees]
-    mask = torch.arange(4) < torch.tensor([[1], [4], [2]])
-    return ppo.Episodes(PROMPTS[:3], trees, answers, ["", "", ""], torch.tensor([1.0, -1.0, 0.5]), mask)
+def some_episodes() -> Episodes:
+    """Two answers each, of lengths 1 to 4, to prompts of lengths 3, 1 and 2."""
+    trees = [
+        tree.Tree([5, 6, 7], [[1], [12, 13]]),
+        tree.Tree([8], [[20, 21, 22, 1], [20, 1]]),
+        tree.Tree([9, 10], [[30, 31], [32, 33, 34]]),
+    ]
+    answers = [rollout.Answer(ids, "stop", [-1.0] * len(ids), 0.0) for one in trees for ids in one.completions]
+    mask = torch.arange(4) < torch.tensor([len(answer.ids) for answer in answers])[:, None]
+    scores = torch.tensor([1.0, -1.0, 0.5, 0.2, -0.3, 2.0])
+    return Episodes(PROMPTS[:3], trees, answers, [""] * 6, scores[:, None], scores, mask)
 
 
-def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[ppo.Actor, RunConfig, PpoOptions]:
+def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[Actor, RunConfig, PpoOptions]:
     keys = {"run_id": "r", "method": "ppo", "model": tiny_model, "precision": "float32", "lora": {"rank": 4}}
-    config = parse_run({**keys, "options": options(judge, **more)})
+    config = parse_run({**keys, "options": options(judge, importance_cap=None, **more)})
     assert isinstance(config.options, PpoOptions)
     torch.manual_seed(0)
-    actor = ppo.load_actor(config, CPU)
+    actor = ppo.load_actor(config, CPU, judges.load_judges(config.options, CPU)[0])
     with torch.no_grad():
+        assert actor.value_head is not None
         for parameter in (*actor.policy.parameters(), *actor.value_head.parameters()):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return actor, config, config.options
 
 
-def gradients(actor: ppo.Actor, episodes: ppo.Episodes, config: RunConfig) -> list[torch.Tensor]:
+def measured(
+    actor: Actor, episodes: Episodes, chosen: PpoOptions, layout: Layout
+) -> tuple[Measures, ppo.Targets, list[list[list[int]]]]:
+    """Return what one minibatch of everything is measured to be, what it aims at, and that minibatch as an epoch."""
+    whole = [list(range(len(episodes.trees)))]
+    measures = measure(actor, episodes, whole, chosen, layout)
+    return measures, ppo.aim(episodes, measures, episodes.scores, 0.1, chosen), [whole]
+
+
+def gradients(
+    actor: Actor, episodes: Episodes, config: RunConfig, layout: Layout, texts: list[tree.Tree] | None = None
+) -> list[torch.Tensor]:
     """Return every gradient of one update over one minibatch, read before the step."""
     found: list[torch.Tensor] = []
 
@@ -187,97 +214,83 @@ def gradients(actor: ppo.Actor, episodes: ppo.Episodes, config: RunConfig) -> li
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
             found.extend(p.grad.clone() for group in self.param_groups for p in group["params"])
 
-    chosen = config.options
-    assert isinstance(chosen, PpoOptions)
-    parts = [ppo.minibatches(episodes, chosen, 0, 1, 0)]
-    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, config, CPU)
+    assert isinstance(config.options, PpoOptions)
+    measures, targets, epochs = measured(actor, episodes, config.options, layout)
     optimizers: Any = {
         name: Watcher([p for p in module.parameters() if p.requires_grad], lr=0.0)
         for name, module in actor.modules().items()
     }
-    ppo.update(actor, optimizers, episodes, estimates, parts, 1, chosen, CPU)
+    ppo.update(actor, optimizers, episodes, measures, targets, epochs, 1, 0.1, texts or [], config, layout)
     return found
 
 
 ONE_STEP = {"ppo_epochs": 1, "minibatches": 1}
 
 
-def test_micro_batches_add_up_to_the_minibatchs_gradient(tiny_model: str, letter_judge: str) -> None:
+def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_that_of_rows(
+    tiny_model: str, letter_judge: str
+) -> None:
     found = []
-    for tokens in (64, 4096):
+    for tokens, shared, forwards in ((64, False, 3), (64, True, 2), (4096, True, 1)):
         optim = {**OPTIM, "tokens_per_forward": tokens, "grad_clip": 1e9}
-        actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP, optim=optim)
+        more = {"entropy_coefficient": 0.3, "kl_in": "loss", "kl_estimator": "k2", "ptx_coefficient": 0.5}
+        actor, config, _ = actor_of(tiny_model, letter_judge, **ONE_STEP, **more, optim=optim)
         episodes = some_episodes()
-        long = [one._replace(prompt=[40] * 30 + one.prompt) for one in episodes.trees]
-        episodes = episodes._replace(trees=long)
-        assert len(ppo.minibatches(episodes, chosen, 0, 1, 0)[0]) == (3 if tokens == 64 else 1)
-        found.append(gradients(actor, episodes, config))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        episodes = episodes._replace(trees=[one._replace(prompt=[40] * 25 + one.prompt) for one in episodes.trees])
+        layout = Layout(shared, tokens, CPU)
+        assert len(list(layout.batches(episodes.trees))) == forwards
+        texts = [tree.Tree([50, 51], [[60, 61, 1]]), tree.Tree([52], [[62, 1]])]
+        found.append(gradients(actor, episodes, config, layout, texts))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_an_update_that_does_not_repeat_the_rollout_is_refused(tiny_model: str, letter_judge: str) -> None:
     actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP)
-    episodes = some_episodes()
-    parts = [ppo.minibatches(episodes, chosen, 0, 1, 0)]
-    estimates = ppo.estimate(actor, episodes, parts[0], episodes.scores, 0.1, config, CPU)
+    episodes, layout = some_episodes(), Layout(True, 4096, CPU)
+    measures, targets, epochs = measured(actor, episodes, chosen, layout)
     optimizers = {
         n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for n, m in actor.modules().items()
     }
-    off = estimates._replace(logps=estimates.logps + 1e-3)
-    with pytest.raises(RuntimeError, match=r"log-ratio of 0\.001 instead of 0"):
-        ppo.update(actor, optimizers, episodes, off, parts, 1, chosen, CPU)
-    ppo.update(actor, optimizers, episodes, estimates, parts, 1, chosen, CPU)
+    off = measures._replace(logps=measures.logps + 1e-3)
+    with pytest.raises(DivergedError, match=r"log-ratio of 0\.001 instead of 0"):
+        ppo.update(actor, optimizers, episodes, off, targets, epochs, 1, 0.1, [], config, layout)
+    ppo.update(actor, optimizers, episodes, measures, targets, epochs, 1, 0.1, [], config, layout)
 
 
-def test_estimates_are_those_of_each_answer_alone(tiny_model: str, letter_judge: str) -> None:
-    actor, config, chosen = actor_of(tiny_model, letter_judge)
+def test_measures_are_those_of_each_answer_alone(tiny_model: str, letter_judge: str) -> None:
+    actor, _, chosen = actor_of(tiny_model, letter_judge)
     episodes = some_episodes()
-    together = ppo.estimate(
-        actor, episodes, ppo.minibatches(episodes, chosen, 0, 1, 0), episodes.scores, 0.1, config, CPU
-    )
-    for n in range(3):
-        length = len(episodes.trees[n].completions[0])
-        one = ppo.Episodes(
-            [PROMPTS[n]], [episodes.trees[n]], [episodes.answers[n]], [""], episodes.scores[n : n + 1],
-            torch.ones(1, length, dtype=torch.bool),
+    together, _, _ = measured(actor, episodes, chosen, Layout(True, 4096, CPU))
+    for n, answer in enumerate(episodes.answers):
+        one = Episodes(
+            [PROMPTS[0]], [tree.Tree(episodes.trees[n // 2].prompt, [answer.ids])], [answer], [""],
+            episodes.judged[n : n + 1], episodes.scores[n : n + 1], torch.ones(1, len(answer.ids), dtype=torch.bool),
         )  # fmt: skip
-        alone = ppo.estimate(actor, one, [[[0]]], one.scores, 0.1, config, CPU)
-        for name in ("logps", "reference_logps", "values", "returns"):
+        alone, _, _ = measured(actor, one, chosen, Layout(False, 4096, CPU))
+        for name in ("logps", "reference_logps", "values", "sampler_logps"):
             grid, row = getattr(together, name), getattr(alone, name)
-            torch.testing.assert_close(grid[n, :length], row[0], rtol=0, atol=1e-5)
-            assert not grid[n, length:].any()
+            torch.testing.assert_close(grid[n, : len(answer.ids)], row[0], rtol=0, atol=1e-5)
+            assert not grid[n, len(answer.ids) :].any()
 
 
-# Prompts, minibatches, warnings
+# Prompts, minibatches
 
 
 def test_every_prompt_is_answered_once_before_any_is_answered_again() -> None:
-    order = [i for iteration in range(1, 7) for i in ppo.episode_prompts(5, 7, iteration, seed=3)]
+    order = [i for iteration in range(1, 7) for i in turn(5, 7, iteration, 3, "prompts")]
     assert len(order) == 42
     passes = [order[start : start + 5] for start in range(0, 40, 5)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in passes)
     assert len({tuple(one) for one in passes}) > 1
 
 
-def test_each_epoch_sees_every_episode_once_in_another_order(tiny_model: str, letter_judge: str) -> None:
-    _, _, chosen = actor_of(tiny_model, letter_judge, minibatches=2)
-    epochs = [ppo.minibatches(some_episodes(), chosen, 0, 1, epoch) for epoch in range(6)]
-    assert all(
-        sorted(row for minibatch in epoch for part in minibatch for row in part) == [0, 1, 2] for epoch in epochs
-    )
+def test_each_epoch_sees_every_prompt_once_in_another_order() -> None:
+    epochs = [minibatches(5, 2, 0, 1, epoch) for epoch in range(6)]
+    assert all([len(minibatch) for minibatch in epoch] == [3, 2] for epoch in epochs)
+    assert all(sorted(one for part in epoch for one in part) == [0, 1, 2, 3, 4] for epoch in epochs)
     assert len({str(epoch) for epoch in epochs}) > 1
-
-
-def test_a_persistently_negative_kl_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    count = 0
-    for kl in (-0.5, 0.1, -0.5, -0.5):
-        count = ppo.watch_kl(kl, 0.1, count)
-    assert count == 2
-    assert capsys.readouterr().err == ""
-    assert ppo.watch_kl(-0.5, 0.1, count) == 3
-    assert "negative KL" in capsys.readouterr().err
-    assert ppo.watch_kl(-0.1, 0.1, 3) == 0  # within two standard errors: chance
 
 
 # Stop, resume, refuse
@@ -302,25 +315,23 @@ def test_a_run_stopped_on_request_ends_as_an_uninterrupted_one(
     assert_same(run_dir, whole)
 
 
-def test_the_command_stops_on_sigterm_with_a_checkpoint_and_goes_on(make_run: MakeRun, letter_judge: str) -> None:
-    settings = {"prompts": PROMPTS, "lora": {"rank": 4}, "options": options(letter_judge, iterations=12)}
-    whole, run_dir = make_run("ppo", name="whole", **settings), make_run("ppo", name="stopped", **settings)
+def test_a_run_killed_in_the_middle_of_anything_ends_as_an_uninterrupted_one(
+    make_run: MakeRun, letter_judge: str, two_headed_judge: str
+) -> None:
+    everything = {
+        "answers_per_prompt": 2, "more_reward_models": [two_headed_judge], "reward_ensemble": "worst", "kl_target": 0.5,
+        "kl_horizon": 50, "kl_stop": 0.05, "kl_limit": 50.0, "keep": "best", "ptx_coefficient": 0.5,
+        "entropy_coefficient": 0.01, "whiten_rewards": True,
+    }  # fmt: skip
+    chosen = options(letter_judge, iterations=7, **everything)
+    settings = {"prompts": PROMPTS, "demonstrations": some_demonstrations(6), "lora": {"rank": 4}, "options": chosen}
+    whole, run_dir = (make_run("ppo", name=name, checkpoint_steps=2, **settings) for name in ("whole", "killed"))
     assert main(["ppo", "--run", str(whole)]) == EXIT_DONE
-
-    command = [sys.executable, "-m", "trainer", "ppo", "--run", str(run_dir)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        while not (run_dir / "rollouts.jsonl").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)  # a file of another process gives no event to wait for
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate()
-    assert process.returncode == EXIT_STOPPED, error
-    done = len(read_lines(run_dir / "metrics.jsonl"))
-    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == [f"step_{done:06d}"]
-    assert done < 12
+    for lines in (1, 3):  # before the first checkpoint, and between two
+        kill_after(run_dir, "ppo", lines)
     assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
     assert_same(run_dir, whole)
+    assert read_lines(whole / "metrics.jsonl")[-1]["kl_coefficient"] != 0.01
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_score_lands_on_the_end_token_and_the_penalty_on_every_token() -> No
     logps = torch.tensor([[9.0, -0.5, -1.2, -1.0, 9.0], [-1.0, -2.0, -3.0, -4.0, -5.0]])
     reference = torch.tensor([[0.0, -1.0, -1.0, -2.0, 0.0], [-1.0, -2.0, -3.0, -4.0, -5.0]])
     mask = torch.tensor([[NO, YES, YES, YES, NO], [NO, NO, NO, NO, YES]])
-    rewards = losses.penalised_rewards(logps, reference, torch.tensor([3.0, -1.0]), mask, 0.1)
+    rewards = losses.penalised_rewards(losses.kl_k1(logps, reference), torch.tensor([3.0, -1.0]), mask, 0.1)
     expected = torch.tensor([[0.0, -0.05, 0.02, 2.9, 0.0], [0.0, 0.0, 0.0, 0.0, -1.0]])
     torch.testing.assert_close(rewards, expected)
 
@@ -67,7 +67,7 @@ def test_rewards_sum_to_score_minus_beta_times_the_sequence_kl() -> None:
     logps, reference = torch.randn(4, 6, generator=generator), torch.randn(4, 6, generator=generator)
     mask = torch.arange(6).expand(4, 6) < torch.tensor([[2], [3], [6], [1]])
     scores = torch.randn(4, generator=generator)
-    rewards = losses.penalised_rewards(logps, reference, scores, mask, 0.3)
+    rewards = losses.penalised_rewards(logps - reference, scores, mask, 0.3)
     kl = ((logps - reference) * mask).sum(1)
     torch.testing.assert_close(rewards.sum(1), scores - 0.3 * kl)
 
@@ -158,3 +158,57 @@ def test_explained_variance_is_one_for_the_truth_and_zero_for_a_constant() -> No
     # Half of the way: R - V = 0.5, 1, 1.5; its variance is a quarter of that of R.
     assert losses.explained_variance(returns / 2, returns, mask) == pytest.approx(0.75)
     assert losses.explained_variance(returns, torch.ones(1, 4), mask) == 0.0
+
+
+def test_k2_is_half_the_squared_log_ratio_and_its_gradient_is_that_of_the_kl() -> None:
+    # l = 0.5 and -2: 0.125 and 2.
+    torch.testing.assert_close(
+        losses.kl_k2(torch.tensor([0.5, -1.0]), torch.tensor([0.0, 1.0])), torch.tensor([0.125, 2.0])
+    )
+    reference = torch.tensor([0.4, 0.6]).log()
+    gradients = []
+    for exact in (True, False):
+        logits = torch.tensor([0.9, 0.1], requires_grad=True)
+        policy = logits.log_softmax(dim=0)
+        value = (
+            policy.exp() * (policy - reference) if exact else policy.detach().exp() * losses.kl_k2(policy, reference)
+        )
+        gradients.append(torch.autograd.grad(value.sum(), logits)[0])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_whitening_rewards_keeps_their_mean() -> None:
+    # Valid: 1, 3, 5; standard deviation sqrt(8/3) = 1.6329932, mean 3: 3 - 1.2247449, 3, 3 + 1.2247449.
+    x, mask = torch.tensor([[1.0, 3.0, 9.0], [5.0, 9.0, 9.0]]), torch.tensor([[YES, YES, NO], [YES, NO, NO]])
+    expected = torch.tensor([[1.7752551, 3.0, 0.0], [4.2247449, 0.0, 0.0]])
+    torch.testing.assert_close(losses.whiten(x, mask, shift_mean=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_ensemble_is_its_mean_its_worst_or_its_mean_less_what_it_is_unsure_of() -> None:
+    # Means 2 and 0; variances ((1 + 1 + 0) / 3 = 2/3) and 0; 2 - 0.6 * 2/3 = 1.6.
+    scores = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]])
+    for way, expected in (("mean", [2.0, 0.0]), ("worst", [1.0, 0.0]), ("uncertainty_weighted", [1.6, 0.0])):
+        torch.testing.assert_close(losses.ensemble_score(scores, way, 0.6), torch.tensor(expected))
+    one = torch.tensor([[1.5]])
+    assert all(losses.ensemble_score(one, way, 0.6).item() == 1.5 for way in ("mean", "worst", "uncertainty_weighted"))
+
+
+def test_importance_weights_are_ratios_up_to_their_cap() -> None:
+    trainer, sampler = torch.tensor([0.5, 0.2, 0.9]).log(), torch.tensor([0.25, 0.4, 0.1]).log()
+    torch.testing.assert_close(losses.importance_weights(trainer, sampler, 3.0), torch.tensor([2.0, 0.5, 3.0]))
+    assert torch.equal(losses.importance_weights(trainer, sampler, None), torch.ones(3))
+
+
+def test_importance_weights_make_a_stale_samplers_gradient_that_of_the_policy() -> None:
+    # The sampler draws from mu = (0.5, 0.5), the policy is pi = (0.8, 0.2): E_mu[pi/mu A grad] = E_pi[A grad].
+    advantages, stale = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.5])
+    gradients = []
+    for drawn_from_policy in (True, False):
+        logits = torch.tensor([0.8, 0.2]).log().requires_grad_()
+        logps = logits.log_softmax(dim=0)
+        old = logps.detach()
+        share = old.exp() if drawn_from_policy else stale
+        weights = losses.importance_weights(old, share.log(), 10.0)
+        loss = (share * weights * losses.clipped_policy_loss(logps, old, advantages, 0.2)).sum()
+        gradients.append(torch.autograd.grad(loss, logits)[0])
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -55,6 +55,22 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(model: PreTrainedModel) ->
     assert [a.ids for a in together] == [a.ids for a in by_two] == [a.ids for a in alone]
 
 
+def test_a_prompt_asked_several_times_is_read_once(model: PreTrainedModel) -> None:
+    ends, sampling = list(range(4, 40)), Sampling(max_new_tokens=24, batch_size=8)
+    asked = [PROMPTS[row] for row in (0, 0, 0, 3, 3, 3)]
+    noise = rollout.noise(0, ["a", "b", "c", "d", "e", "f"], 24)
+    read: list[torch.Tensor] = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _module, _arguments, keywords: read.append(keywords["input_ids"]), with_kwargs=True
+    )
+    together = rollout.sample(model, asked, sampling, ends, noise)
+    hook.remove()
+    assert read[0].shape == (2, 3)  # two prompts, padded to three tokens
+    alone = [rollout.sample(model, [asked[n]], sampling, ends, noise[n : n + 1])[0] for n in range(6)]
+    assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+    assert len({tuple(answer.ids) for answer in together}) == 6
+
+
 def test_padding_on_the_left_does_not_move_absolute_positions() -> None:
     torch.manual_seed(0)
     policy = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=64, n_embd=16, n_layer=1, n_head=2)).eval()

@@ -1,0 +1,46 @@
+"""The pretraining mix of PPO-ptx (Ouyang et al. 2022, 3.5): texts that the policy should not unlearn.
+
+L = L_ppo - gamma E[log pi(x)], the expectation a mean over tokens. InstructGPT's gamma of 27.8 belongs to another
+scaling (a sum over tokens beside a mean over episodes); here 1 weighs a text's token like an answer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer import data, modeling
+from trainer.config import ConfigError
+from trainer.layout import Layout
+from trainer.losses import sft_loss
+from trainer.records import read_demonstrations
+from trainer.tree import Tree
+
+
+def read(run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Tree]:
+    """Return the demonstrations to train on as trees; raise `ConfigError` where there are none."""
+    path = run_dir / "data" / "demonstrations.jsonl"
+    rows = [row for row in (read_demonstrations(path) if path.exists() else []) if row.split == "train"]
+    if not rows:
+        raise ConfigError(
+            "options.ptx_coefficient is above 0, but data/demonstrations.jsonl has no demonstration in the train split "
+            "to mix in; add some or set it to 0."
+        )
+    cuts = data.Truncation()
+    return [data.encode(tokenizer, row.messages, [row.completion], max_length, cuts) for row in rows]
+
+
+def backward(model: PreTrainedModel, texts: Sequence[Tree], coefficient: float, layout: Layout) -> float:
+    """Add the gradient of the mix and return its loss, the mean cross-entropy of the texts' tokens in nats."""
+    count = sum(text.asked for text in texts)
+    total = 0.0
+    for _, batch in layout.batches(texts):
+        with layout.device.autocast():
+            logps = modeling.completion_logps(model, batch)
+        loss = sft_loss(logps, torch.full_like(logps, 1 / count))
+        torch.autograd.backward(coefficient * loss)
+        total += loss.item()
+    return total
