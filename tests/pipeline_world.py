@@ -34,7 +34,7 @@ FULL: dict[str, Any] = {
             "name": "gate",
             "kind": "gate",
             "evaluation": "exam",
-            "candidate": "stage:policy",
+            "candidates": ["stage:policy"],
             "min_win_rate": 0.5,
             "max_kl": 10,
             "promote": "automatically",
@@ -73,7 +73,7 @@ class Loop:
             else:
                 run_states.finish(session, lease, {"summary": summary or {}})
                 self._leave(session, run)
-        rounds.carry_on()
+        rounds.look()
         return run_id
 
     def _leave(self, session: Any, run: Run) -> None:

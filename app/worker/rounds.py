@@ -1,8 +1,9 @@
-"""The part of a tick that carries pipelines on: each step in its own transaction, so that none holds up the others."""
+"""The part of a tick that starts rounds and carries them on, each in its own transaction: none holds up the others."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -10,25 +11,37 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.db import transaction
 from app.errors import PlackettError
-from app.services.training import pipelines
+from app.services.training import occurrences, pipelines
 
 logger = logging.getLogger(__name__)
 
 OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
-def carry_on() -> None:
-    """Carry every running pipeline on as far as it goes just now."""
+def look() -> None:
+    """Settle the due times of every schedule, then carry every running pipeline on as far as it goes just now."""
+    with transaction() as session:
+        due = occurrences.due(session)
+    _each("schedule", due, _settle)
     with transaction() as session:
         waiting = pipelines.running(session)
-    for pipeline_id in waiting:
+    _each("pipeline", waiting, _carry_on)
+
+
+def _each(what: str, ids: list[UUID], do: Callable[[UUID], None]) -> None:
+    for row_id in ids:
         try:
-            _carry_on(pipeline_id)
+            do(row_id)
         except OUTAGES as error:
             # Nothing was stored, and the next tick is soon.
-            logger.warning("pipeline %s waits for Postgres, %s", pipeline_id, type(error).__name__)
-        except Exception:  # its end could not be stored either; the others go on all the same
-            logger.exception("pipeline %s can be neither carried on nor ended", pipeline_id)
+            logger.warning("%s %s waits for Postgres, %s", what, row_id, type(error).__name__)
+        except Exception:  # the others go on all the same
+            logger.exception("%s %s could not be looked at", what, row_id)
+
+
+def _settle(schedule_id: UUID) -> None:
+    with transaction() as session:
+        occurrences.settle(session, schedule_id)
 
 
 def _carry_on(pipeline_id: UUID) -> None:

@@ -65,7 +65,7 @@ def tick() -> None:
         quality.forget_old(session)
         if quality.request_due(session):
             after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
-    rounds.carry_on()
+    rounds.look()
 
 
 def reconcile() -> None:

@@ -1,7 +1,7 @@
-"""The gate: hold a candidate's evaluation against thresholds, and promote it where the recipe says automatically.
+"""The gate: hold candidates' evaluations against thresholds, and promote one where the recipe says automatically.
 
-A candidate that does not pass is no failure of the pipeline: the gate then leaves the baseline as its model, so that
-later stages go on with the better of the two. A threshold whose figure was not measured is not met.
+That none passes is no failure of the pipeline: the gate then leaves the baseline as its model, so that later stages go
+on with the best there is. A threshold whose figure was not measured is not met.
 """
 
 from __future__ import annotations
@@ -21,35 +21,43 @@ from app.services.training.stages.base import Outcome, Succeeded
 
 
 class Spec(base.StageSpec):
-    """The evaluation to read, the candidate, the thresholds, and who promotes a candidate that passes."""
+    """The evaluation to read, the candidates, the thresholds, and who promotes a candidate that passes."""
 
     kind: Literal["gate"]
     evaluation: base.Name
-    candidate: base.ModelRef
+    candidates: list[base.ModelRef] = Field(min_length=1, max_length=16)
     min_reward_accuracy: float | None = Field(default=None, ge=0, le=1)
     min_win_rate: float | None = Field(default=None, ge=0, le=1)
     max_kl: float | None = Field(default=None, ge=0)
     promote: Literal["by_hand", "automatically"] = "by_hand"
 
     def stages_named(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the evaluation's stage and the candidate's."""
+        """Yield the evaluation's stage and the candidates'."""
         yield self.evaluation, ("evaluate",)
-        yield from base.in_ref(self.candidate, ("sft", "dpo", "ppo"))
+        for ref in self.candidates:
+            yield from base.in_ref(ref, ("sft", "dpo", "ppo"))
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:
-    """Decide, from figures that are all there."""
+    """Decide, from figures that are all there: of the candidates that pass, the one that wins most often."""
     spec = base.spec_of(Spec, pipeline, stage)
-    candidate = base.model_of(session, pipeline, spec.candidate)
+    candidates = [base.model_of(session, pipeline, ref) for ref in spec.candidates]
     judged = base.earlier(session, pipeline, spec.evaluation)
     summary = (training.run_of(session, judged).report or {}).get("summary", {})
-    misses = unmet(spec, candidate, summary)
-    baseline = registry.get(session, UUID(judged.detail["baseline_id"]))
-    promoted = not misses and spec.promote == "automatically"
-    if promoted:
-        registry.promote(session, candidate, base.owner(session, pipeline))
-    kept = baseline if misses else candidate
-    return Succeeded({"model_id": str(kept.id), "passed": not misses, "unmet": misses, "promoted": promoted})
+    misses = {model.name: unmet(spec, model, summary) for model in candidates}
+    passed = [model for model in candidates if not misses[model.name]]
+    best = max(passed, key=lambda model: summary["policies"][model.name].get("win_rate") or 0.0, default=None)
+    if best is not None and spec.promote == "automatically":
+        registry.promote(session, best, base.owner(session, pipeline))
+    kept = best or registry.get(session, UUID(judged.detail["baseline_id"]))
+    return Succeeded(
+        {
+            "model_id": str(kept.id),
+            "passed": best is not None,
+            "unmet": misses,
+            "promoted": best is not None and spec.promote == "automatically",
+        }
+    )
 
 
 def advance(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:

@@ -31,7 +31,7 @@ def loop(database: str, redis_url: str, tmp_path: Path) -> Loop:
 def up_to_the_gate(loop: Loop, recipe: dict[str, Any] = FULL, summary: dict[str, Any] = GOOD) -> UUID:
     """A pipeline whose models are trained and judged, and whose gate has decided."""
     pipeline_id = loop.begin(recipe)
-    rounds.carry_on()
+    rounds.look()
     for _ in ("sft", "reward", "dpo"):
         loop.end_run(pipeline_id)
     loop.end_run(pipeline_id, summary)
@@ -53,7 +53,7 @@ def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
         "reward_model": str(models["reward-1"].id),
     }
     assert found["gate"].detail == {
-        "model_id": str(models["dpo-1"].id), "passed": True, "unmet": [], "promoted": True
+        "model_id": str(models["dpo-1"].id), "passed": True, "unmet": {"dpo-1": []}, "promoted": True
     }  # fmt: skip
     assert models["dpo-1"].state == "promoted"
     assert found["answers"].state == "running"
@@ -66,7 +66,7 @@ def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
         opened = session.execute(select(Task.state, Task.priority).where(Task.sampling_run_id == sample_run)).all()
     assert opened == [("open", 5)] * 10
     assert by_name(pipeline_id)["tasks"].detail == {"opened": 10}
-    rounds.carry_on()
+    rounds.look()
     assert pipeline(pipeline_id).finished_at is not None
 
 
@@ -86,7 +86,7 @@ def test_a_candidate_that_does_not_pass_stays_one_and_the_better_policy_answers(
     with transaction() as session:
         models = {model.name: model for model in session.scalars(select(ModelVersion))}
         sampled = session.get_one(Run, by_name(pipeline_id)["answers"].run_id)
-    assert (gate.state, gate.detail["passed"], gate.detail["unmet"]) == ("succeeded", False, unmet)
+    assert (gate.state, gate.detail["passed"], gate.detail["unmet"]) == ("succeeded", False, {"dpo-1": unmet})
     assert {model.state for model in models.values()} == {"candidate"}
     assert sampled.parent_model_id == models["sft-1"].id
 
@@ -102,7 +102,7 @@ def test_a_gate_promotes_only_where_the_recipe_says_so(loop: Loop) -> None:
 
 def test_a_failing_stage_stops_its_successors_and_a_retry_reuses_what_succeeded(loop: Loop) -> None:
     pipeline_id = loop.begin(FULL)
-    rounds.carry_on()
+    rounds.look()
     loop.end_run(pipeline_id)
     failed_run = loop.end_run(pipeline_id, failure="The loss is not a number.")
     assert states(pipeline_id) == ["succeeded", "succeeded", "failed", *["skipped"] * 5]
@@ -113,7 +113,7 @@ def test_a_failing_stage_stops_its_successors_and_a_retry_reuses_what_succeeded(
 
     with transaction() as session:
         pipelines.retry(session, pipeline_id, loop.admin)
-    rounds.carry_on()
+    rounds.look()
     after = by_name(pipeline_id)
     assert (after["data"].id, after["start"].id) == (before["data"].id, before["start"].id)
     assert (after["judge"].attempt, after["judge"].state) == (2, "running")
@@ -137,7 +137,7 @@ def test_a_stage_that_cannot_start_fails_with_the_sentence(loop: Loop) -> None:
     recipe = copy.deepcopy(FULL)
     recipe["stages"][1]["model"] = "model:lost"
     pipeline_id = loop.begin(recipe)
-    rounds.carry_on()
+    rounds.look()
     assert states(pipeline_id)[:3] == ["succeeded", "failed", "skipped"]
     assert stages(pipeline_id)[1].reason == "This project has no model named “lost”."
 
@@ -147,7 +147,7 @@ def test_one_broken_pipeline_never_holds_the_others_up(loop: Loop, caplog: pytes
     with transaction() as session:
         # As a row that an older version left, which no reader of today understands.
         pipelines.get(session, broken).recipe = {"stages": "lost"}
-    rounds.carry_on()
+    rounds.look()
     assert states(sound) == ["succeeded", "running"]
     assert states(broken) == ["succeeded", "failed"]
     assert stages(broken)[1].reason == "Something unexpected went wrong. The worker's log says what."
@@ -157,13 +157,13 @@ def test_one_broken_pipeline_never_holds_the_others_up(loop: Loop, caplog: pytes
 def test_a_file_that_is_gone_fails_the_stage(loop: Loop) -> None:
     pipeline_id = loop.begin(SHORT)
     shutil.rmtree(loop.model.uri)
-    rounds.carry_on()
+    rounds.look()
     assert "does not exist" in (stages(pipeline_id)[1].reason or "")
 
 
 def test_cancel_takes_the_run_along_and_a_retry_goes_on_from_there(loop: Loop) -> None:
     pipeline_id = loop.begin(FULL)
-    rounds.carry_on()
+    rounds.look()
     run_id = stages(pipeline_id)[1].run_id
     for _ in ("once", "twice"):
         with transaction() as session:
@@ -173,7 +173,7 @@ def test_cancel_takes_the_run_along_and_a_retry_goes_on_from_there(loop: Loop) -
     with transaction() as session:
         assert session.get_one(Run, run_id).state == "cancelled"
         pipelines.retry(session, pipeline_id, loop.admin)
-    rounds.carry_on()
+    rounds.look()
     assert states(pipeline_id)[:3] == ["succeeded", "running", "waiting"]
     with pytest.raises(ConflictError, match="is running, so there is nothing to retry"), transaction() as session:
         pipelines.retry(session, pipeline_id, loop.admin)
@@ -181,7 +181,7 @@ def test_cancel_takes_the_run_along_and_a_retry_goes_on_from_there(loop: Loop) -
 
 def test_cancelling_what_has_ended_is_refused(loop: Loop) -> None:
     pipeline_id = loop.begin({"stages": SHORT["stages"][:1]})
-    rounds.carry_on()
+    rounds.look()
     with pytest.raises(ConflictError, match="already succeeded"), transaction() as session:
         pipelines.cancel(session, pipeline_id, loop.admin)
     with pytest.raises(NotFoundError), transaction() as session:
@@ -190,19 +190,19 @@ def test_cancelling_what_has_ended_is_refused(loop: Loop) -> None:
 
 def test_a_run_that_is_cancelled_by_itself_fails_its_stage(loop: Loop) -> None:
     pipeline_id = loop.begin(SHORT)
-    rounds.carry_on()
+    rounds.look()
     run_id = stages(pipeline_id)[1].run_id
     assert run_id is not None
     with transaction() as session:
         run_states.request_cancel(session, run_id, loop.admin.id)
-    rounds.carry_on()
+    rounds.look()
     assert stages(pipeline_id)[1].reason == "Its run was cancelled."
 
 
 def test_many_ticks_at_once_make_one_run(loop: Loop) -> None:
     pipeline_id = loop.begin(SHORT)
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(rounds.carry_on) for _ in range(24)]:
+        for future in [pool.submit(rounds.look) for _ in range(24)]:
             future.result()
     assert states(pipeline_id) == ["succeeded", "running"]
     with transaction() as session:
@@ -227,7 +227,7 @@ def test_a_model_is_found_by_what_it_is(loop: Loop, tmp_path: Path) -> None:
     for ref in ("in_use", "newest_sft", "base", "model:used"):
         stage = {"name": "policy", "kind": "dpo", "snapshot": "data", "model": ref}
         pipeline_id = loop.begin({"stages": [SHORT["stages"][0], stage]})
-        rounds.carry_on()
+        rounds.look()
         with transaction() as session:
             parents[ref] = session.get_one(Run, stages(pipeline_id)[1].run_id).parent_model_id
     assert parents == {"in_use": used.id, "newest_sft": named.id, "base": loop.model.id, "model:used": used.id}
