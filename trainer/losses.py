@@ -175,6 +175,19 @@ def importance_weights(logps: torch.Tensor, sampler_logps: torch.Tensor, cap: fl
     return torch.ones_like(logps) if cap is None else torch.exp(logps - sampler_logps).clamp(max=cap)
 
 
+def group_advantages(rewards: torch.Tensor, way: str) -> torch.Tensor:
+    """Return the advantage (G, K) of each of K answers over the other answers to its prompt.
+
+    `leave_one_out`: r - mean of the others (Kool et al. 2019), unbiased; `group_mean`: r - mean of all, which is
+    (K - 1) / K of that; `group_normalised`: the latter over the group's standard deviation (GRPO, equation 3).
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    count = rewards.shape[1]
+    if way == "leave_one_out":
+        return centred * count / (count - 1)
+    return centred / (rewards.std(dim=1, keepdim=True) + 1e-4) if way == "group_normalised" else centred
+
+
 def clipped_policy_loss(
     logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, clip_ratio: float
 ) -> torch.Tensor:

@@ -260,6 +260,23 @@ class PpoOptions(RolloutOptions):
 
 
 @dataclass(frozen=True)
+class RlooOptions(RolloutOptions):
+    """Policy gradients whose baseline is the other answers to the same prompt, without a value model.
+
+    `group_advantages`: an answer's reward less the mean of the others (`leave_one_out`, Ahmadian et al. 2024), less the
+    mean of all (`group_mean`), or that divided by their standard deviation (`group_normalised`, GRPO).
+    """
+
+    answers_per_prompt: int = 4
+    ppo_epochs: int = 1
+    group_advantages: Literal["leave_one_out", "group_mean", "group_normalised"] = "leave_one_out"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.answers_per_prompt >= 2, "options.answers_per_prompt must be at least 2: a group needs others.")
+
+
+@dataclass(frozen=True)
 class PolicyRef:
     """A policy to be judged: the name that reports use, and its folder."""
 
@@ -298,7 +315,9 @@ class SampleOptions:
         require(1 <= self.samples_per_prompt <= 64, "options.samples_per_prompt must be from 1 to 64.")
 
 
-Options = SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | EvaluateOptions | SampleOptions
+Options = (
+    SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | RlooOptions | EvaluateOptions | SampleOptions
+)
 
 OPTIONS: dict[str, type[Options]] = {
     "sft": SftOptions,
@@ -306,6 +325,7 @@ OPTIONS: dict[str, type[Options]] = {
     "dpo": DpoOptions,
     "kto": KtoOptions,
     "ppo": PpoOptions,
+    "rloo": RlooOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
 }

@@ -60,6 +60,21 @@ class Plot:
 LOSS = Plot("loss", "Loss", ("loss", "held_out_loss"), "loss (nats)")
 ACCURACY = Plot("accuracy", "Pairs ranked as the labelers did", ("accuracy", "held_out_accuracy"), "share of pairs")
 MARGIN = Plot("margin", "Margin between better and worse answer", ("margin", "held_out_margin"), "reward difference")
+ROLLOUTS = (
+    Plot("reward", "Reward of the rollouts", ("reward", "objective"), "reward (normalised)", x_label="iteration"),
+    Plot("kl", "KL to the reference", ("kl",), "KL (nats a sequence)", x_label="iteration"),
+    Plot(
+        "reward_by_kl",
+        "Reward against distance from the reference",
+        ("reward",),
+        "reward (normalised)",
+        "sqrt_kl",
+        "square root of KL (nats a sequence)",
+    ),
+    Plot("length", "Length of the answers", ("response_length",), "tokens", x_label="iteration"),
+    Plot("entropy", "Entropy of the policy", ("entropy",), "entropy (nats a token)", x_label="iteration"),
+    Plot("loss", "Losses", ("policy_loss", "value_loss"), "loss", x_label="iteration"),
+)
 PLOTS: dict[str, tuple[Plot, ...]] = {
     "sft": (LOSS,),
     "reward": (LOSS, ACCURACY, MARGIN),
@@ -70,21 +85,8 @@ PLOTS: dict[str, tuple[Plot, ...]] = {
         Plot("logps", "Log-probability of the answers", ("chosen_logp", "rejected_logp"), "log-probability (nats)"),
     ),
     "kto": (LOSS, ACCURACY, MARGIN),
-    "ppo": (
-        Plot("reward", "Reward of the rollouts", ("reward", "objective"), "reward (normalised)", x_label="iteration"),
-        Plot("kl", "KL to the reference", ("kl",), "KL (nats a sequence)", x_label="iteration"),
-        Plot(
-            "reward_by_kl",
-            "Reward against distance from the reference",
-            ("reward",),
-            "reward (normalised)",
-            "sqrt_kl",
-            "square root of KL (nats a sequence)",
-        ),
-        Plot("length", "Length of the answers", ("response_length",), "tokens", x_label="iteration"),
-        Plot("entropy", "Entropy of the policy", ("entropy",), "entropy (nats a token)", x_label="iteration"),
-        Plot("loss", "Losses", ("policy_loss", "value_loss"), "loss", x_label="iteration"),
-    ),
+    "ppo": ROLLOUTS,
+    "rloo": ROLLOUTS,
     "evaluate": (),
     "sample": (Plot("speed", "Sampling speed", ("tokens_per_second",), "tokens a second", x_label="prompts done"),),
 }
