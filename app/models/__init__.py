@@ -4,6 +4,7 @@ from app.models.accounts import ApiToken, AuditEvent, Invitation, SignInAttempt,
 from app.models.api import IdempotencyKey
 from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
+from app.models.evaluation import BlindEvaluation, Gate, GateVerdict, Promotion
 from app.models.importing import Import
 from app.models.labeling import (
     Assignment,
@@ -33,6 +34,7 @@ __all__ = [
     "ApiToken",
     "Assignment",
     "AuditEvent",
+    "BlindEvaluation",
     "Chat",
     "ChatAnswer",
     "ChatModel",
@@ -44,6 +46,8 @@ __all__ = [
     "Dismissal",
     "Draft",
     "Flag",
+    "Gate",
+    "GateVerdict",
     "GuidelineRead",
     "GuidelineVersion",
     "IdempotencyKey",
@@ -55,6 +59,7 @@ __all__ = [
     "Pipeline",
     "PipelineStage",
     "Project",
+    "Promotion",
     "Prompt",
     "QualityReport",
     "Quarantine",

@@ -22,7 +22,8 @@ class Project(Base):
 
     `access` says who may work here: everyone, or the members only. A labeler without a standing first answers
     `screening_tasks` tasks whose answer is known, and is let in from `screening_threshold` agreement on.
-    `gold_percent` of the tasks handed out are gold ones. After `deadline_at` nothing new is handed out.
+    `gold_percent` of the tasks handed out are gold ones; while policies are judged blind, `blind_percent` are tasks of
+    that. After `deadline_at` nothing new is handed out.
     """
 
     __tablename__ = "projects"
@@ -35,6 +36,7 @@ class Project(Base):
         CheckConstraint("max_leases BETWEEN 1 AND 20", name="max_leases"),
         CheckConstraint("access IN ('everyone', 'members')", name="access"),
         CheckConstraint("gold_percent BETWEEN 0 AND 50", name="gold_percent"),
+        CheckConstraint("blind_percent BETWEEN 1 AND 100", name="blind_percent"),
         CheckConstraint("screening_tasks BETWEEN 0 AND 100", name="screening_tasks"),
         CheckConstraint("screening_threshold BETWEEN 0 AND 1", name="screening_threshold"),
     )
@@ -50,6 +52,7 @@ class Project(Base):
     access: Mapped[str] = mapped_column(server_default=sql("'everyone'"))
     deadline_at: Mapped[datetime | None]
     gold_percent: Mapped[int] = mapped_column(server_default=sql("0"))
+    blind_percent: Mapped[int] = mapped_column(server_default=sql("50"))
     screening_tasks: Mapped[int] = mapped_column(server_default=sql("0"))
     screening_threshold: Mapped[float] = mapped_column(server_default=sql("0.75"))
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
@@ -131,16 +134,18 @@ class Task(Base):
 
     Chat turns and edits are tasks that were born answered. A task whose purpose is `gold` or `screening` knows its
     answer: `reference` holds tie groups of completion ids. It measures labelers, and never becomes training data.
+    Nor does an `evaluation` task, which measures policies: it belongs to the blind evaluation `evaluation_id`.
     """
 
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint("kind IN ('ranking', 'demonstration', 'edit', 'chat', 'import')", name="kind"),
-        CheckConstraint("purpose IN ('collect', 'gold', 'screening')", name="purpose"),
-        CheckConstraint("(purpose = 'collect') = (reference IS NULL)", name="reference"),
+        CheckConstraint("purpose IN ('collect', 'gold', 'screening', 'evaluation')", name="purpose"),
+        CheckConstraint("(purpose IN ('gold', 'screening')) = (reference IS NOT NULL)", name="reference"),
+        CheckConstraint("(purpose = 'evaluation') = (evaluation_id IS NOT NULL)", name="evaluation_id"),
         CheckConstraint("state IN ('draft', 'open', 'closed')", name="state"),
         CheckConstraint(
-            "target_overlap >= 1 AND (target_overlap <= 16 OR purpose <> 'collect')", name="target_overlap"
+            "target_overlap >= 1 AND (target_overlap <= 16 OR purpose IN ('gold', 'screening'))", name="target_overlap"
         ),
         CheckConstraint("open_leases >= 0 AND done_count >= 0", name="counters"),
         CheckConstraint("open_leases + done_count <= target_overlap", name="overlap"),
@@ -177,6 +182,7 @@ class Task(Base):
     done_count: Mapped[int] = mapped_column(server_default=sql("0"))
     takeable: Mapped[bool] = mapped_column(Computed("open_leases + done_count < target_overlap", persisted=True))
     sampling_run_id: Mapped[UUID | None] = mapped_column(ForeignKey("runs.id"))
+    evaluation_id: Mapped[UUID | None] = mapped_column(ForeignKey("blind_evaluations.id"), index=True)
     created_at: Mapped[Now]
 
     prompt: Mapped[Prompt] = relationship(lazy="raise")

@@ -40,7 +40,7 @@ class ChangeForm(FormModel):
     which: Literal["ticked", "filtered"]
     state: Literal["", "draft", "open", "closed"] = ""
     kind: Literal["", "ranking", "demonstration", "edit", "chat"] = ""
-    purpose: Literal["", "collect", "gold", "screening"] = ""
+    purpose: Literal["", "collect", "gold", "screening", "evaluation"] = ""
     tag: str = Field(default="", max_length=100)
     priority: str = Field(default="", max_length=8)
     overlap: str = Field(default="", max_length=8)

@@ -23,6 +23,7 @@ from app.db import after_commit, reading, transaction
 from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, gpu_queue, ring
 from app.services.accounts import access
 from app.services.api import repeats
+from app.services.evaluation import blind
 from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
 from app.services.training import devices, run_states, workers
@@ -52,7 +53,7 @@ def run(run_id: str) -> None:
 
 @celery.task(name="plackett.tick")
 def tick() -> None:
-    """Do what is due: end leases that are over, ring again for what waits, end old assignments and sessions."""
+    """Do what is due: end leases that are over, ring again for what waits, stop blind evaluations that are decided."""
     reconcile()
     with transaction() as session:
         assignments.expire_due(session)
@@ -61,6 +62,11 @@ def tick() -> None:
         access.discard_ended_sessions(session)
         repeats.forget_old(session)
         workers.forget_old(session)
+    with transaction() as session:
+        judged = blind.open_ids(session)
+    for evaluation_id in judged:
+        with transaction() as session:
+            blind.follow(session, evaluation_id)
     with transaction() as session:
         quality.forget_old(session)
         if quality.request_due(session):

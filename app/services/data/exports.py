@@ -81,7 +81,8 @@ class ExportedRanking(BaseModel):
     how much better each group is than the next (1 slightly, 2 clearly, 3 much, null where nobody said), `acceptable`
     how many of the first groups are acceptable. `judgements` holds the answers to the criteria by completion.
     `judge` says what judged, `dataset` where a ranking of the origin `import` comes from. `purpose` is `collect` but
-    for tasks whose answer is known, `retracts` marks an undo, `quarantined` what no snapshot takes now.
+    for tasks whose answer is known and for those that compare policies blind (`evaluation`), `retracts` marks an undo,
+    `quarantined` what no snapshot takes now.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,7 +93,7 @@ class ExportedRanking(BaseModel):
     prompt: ExportedPrompt
     completions: list[ExportedCompletion]
     origin: Origin
-    purpose: Literal["collect", "gold", "screening"]
+    purpose: Literal["collect", "gold", "screening", "evaluation"]
     ranking: list[list[UUID]]
     strengths: list[int | None] | None
     acceptable: int | None
@@ -118,8 +119,8 @@ class Filters(BaseModel):
     """Which part of a project is exported; what is not named does not narrow.
 
     `state=current` leaves out what is superseded, taken back, not counted, quarantined or replaced by an adjudication,
-    and tasks whose answer is known: what is left is what a snapshot takes. `since` is included, `until` is not. `after`
-    is the id of the last line that the caller has.
+    and tasks that measure labelers or policies: what is left is what a snapshot takes. `since` is included, `until` is
+    not. `after` is the id of the last line that the caller has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

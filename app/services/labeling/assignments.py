@@ -138,6 +138,8 @@ RETURNING per_task.freed
 """)
 
 
+_IS_JUDGING = text("SELECT EXISTS (SELECT 1 FROM blind_evaluations WHERE project_id = :project_id AND state = 'open')")
+
 _KEEP = text("""
 UPDATE assignments a
 SET shown_at = coalesce(a.shown_at, clock_timestamp()),
@@ -173,7 +175,8 @@ def claim(
         "lease_minutes": project.lease_minutes,
         "is_shown": ahead_of is None,
     }
-    for purpose in _purposes(project, standing, kind):
+    purposes = _purposes(session, project, standing, kind)
+    for purpose in purposes:
         # Tried twice: a row that a concurrent claim used up between our look and our lock leaves the first try empty.
         for _ in range(2):
             claimed: UUID | None = session.execute(_CLAIM, {**parameters, "purpose": purpose}).scalar()
@@ -181,7 +184,7 @@ def claim(
                 return claimed
     # Nothing is free. Leases that are over are, as soon as somebody asks; the workers' tick only tidies up.
     freed = expire_due(session, project.id)
-    for purpose in _purposes(project, standing, kind):
+    for purpose in purposes:
         for statement in (_CLAIM, _CLAIM_AGAIN) if freed else (_CLAIM_AGAIN,):
             again: UUID | None = session.execute(statement, {**parameters, "purpose": purpose}).scalar()
             if again is not None:
@@ -189,12 +192,22 @@ def claim(
     return None
 
 
-def _purposes(project: Project, standing: str, kind: TaskKind) -> list[str]:
-    """Return which tasks to look for, in this order: on trial only those, else now and then a gold one."""
+def _purposes(session: Session, project: Project, standing: str, kind: TaskKind) -> list[str]:
+    """Return which tasks to look for, in this order: on trial only those, else now and then a gold one.
+
+    While policies are judged blind, their tasks are mixed in by the project's share; who finds none of one sort gets
+    one of the other, so that nobody waits and nobody can tell them apart by when they come.
+    """
     if standing == "screening":
         return ["screening"]
-    gold = kind == "ranking" and secrets.randbelow(100) < project.gold_percent
-    return ["gold", "collect"] if gold else ["collect"]
+    purposes = ["collect"]
+    if kind == "ranking":
+        if session.scalar(_IS_JUDGING, {"project_id": project.id}):
+            first = secrets.randbelow(100) < project.blind_percent
+            purposes = ["evaluation", "collect"] if first else ["collect", "evaluation"]
+        if secrets.randbelow(100) < project.gold_percent:
+            purposes.insert(0, "gold")
+    return purposes
 
 
 def expire_due(session: Session, project_id: UUID | None = None) -> int:

@@ -17,7 +17,7 @@ from app.services.labeling import answered
 from app.services.labeling.judgements import Judgement
 
 NOT_THE_TASKS = "It belongs to a ranking that does not count."
-MEASURES = "It was made on a task that measures labelers, which gives no training data."
+MEASURES = "It was made on a task that serves to measure, which gives no training data."
 
 
 def follow(session: Session, assignment: Assignment, user: User, ranking: Ranking, wanted: Mapping[str, str]) -> None:

@@ -27,7 +27,8 @@ WITH last AS (
     WHERE o.project_id = :project_id AND o.kind = :kind AND o.purpose = 'collect' ORDER BY a.id DESC LIMIT 1),
 behind AS (
     SELECT 1 FROM tasks t
-    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose IN ('collect', 'evaluation')
+      AND t.state = 'open' AND t.takeable
       AND t.required_tags <@ CAST(:tags AS text[])
       AND t.priority = (SELECT priority FROM last) AND t.sort_key > (SELECT sort_key FROM last)
       AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
@@ -35,7 +36,8 @@ behind AS (
     LIMIT :many),
 anywhere AS (
     SELECT 1 FROM tasks t
-    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose = 'collect' AND t.state = 'open' AND t.takeable
+    WHERE t.project_id = :project_id AND t.kind = :kind AND t.purpose IN ('collect', 'evaluation')
+      AND t.state = 'open' AND t.takeable
       AND t.required_tags <@ CAST(:tags AS text[])
       AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.task_id = t.id AND a.user_id = :user_id
                       AND a.state <> 'expired' OFFSET 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, or_, select
@@ -13,16 +13,17 @@ from app.services.labeling import answered
 from app.services.quality import quarantines
 
 
-def rankings() -> list[ColumnElement[bool]]:
+def rankings(purpose: Literal["collect", "evaluation"] = "collect") -> list[ColumnElement[bool]]:
     """Return the conditions on `Ranking` joined with `Task` that a snapshot's comparisons meet.
 
-    Counted, the labeler's last word, not under quarantine, and no measurement (gold and trial tasks). Where a reviewer
-    has adjudicated a task, that ranking stands for the task instead of the labelers' own.
+    Counted, the labeler's last word, not under quarantine, and no measurement (gold, trial and blind tasks). Where a
+    reviewer has adjudicated a task, that ranking stands for the task instead of the labelers' own. A blind evaluation
+    goes by the same conditions for its own tasks.
     """
     return [
         Ranking.counted.is_(True),
         answered.is_latest(Ranking),
-        Task.purpose == "collect",
+        Task.purpose == purpose,
         ~quarantines.is_set_aside(Ranking),
         or_(Ranking.origin == "adjudication", ~is_adjudicated(Ranking.task_id)),
     ]

@@ -21,7 +21,7 @@ MANY = 100_000
 
 STATES = ("draft", "open", "closed")
 KINDS = ("ranking", "demonstration", "edit", "chat")
-PURPOSES = ("collect", "gold", "screening")
+PURPOSES = ("collect", "gold", "screening", "evaluation")
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ def sampled(session: Session, project_id: UUID) -> list[SampledTasks]:
             func.count().label("completions"),
         )
         .join(Prompt, Prompt.id == Completion.prompt_id)
-        .where(Prompt.project_id == project_id, Completion.run_id.is_not(None))
+        .join(Run, Run.id == Completion.run_id)
+        .where(Prompt.project_id == project_id, Run.method == "sample")
         .group_by(Completion.run_id)
         .subquery()
     )

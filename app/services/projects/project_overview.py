@@ -81,7 +81,7 @@ class Overview:
 
     `sampled` and `ranked` are counted up to `MANY`, and `labelers` over the newest `MANY` answers of each kind, so that
     the page of a large project stays quick. `queue` holds the tasks by kind and purpose: those to be collected, gold
-    ones and trial ones.
+    ones, trial ones and blind ones.
     """
 
     prompts: int

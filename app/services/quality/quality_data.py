@@ -60,7 +60,7 @@ def with_verdicts(session: Session, project_id: UUID) -> Numbered:
 
 def with_references(session: Session, project_id: UUID) -> Numbered:
     """Return the rankings of gold and trial tasks. The reference is one more ranking, by the last labeler number."""
-    return _read(session, _rankings(project_id).where(Task.purpose != "collect"), references=True)
+    return _read(session, _rankings(project_id).where(Task.reference.is_not(None)), references=True)
 
 
 def _rankings(project_id: UUID) -> Select[Any]:

@@ -92,7 +92,7 @@ def create(session: Session, task_id: UUID, user: User, groups: Groups, purpose:
     if task is None or task.kind != "ranking":
         raise NotFoundError("There is no such ranking task.")
     if task.purpose != "collect":
-        raise ConflictError("The answer of this task is known already.")
+        raise ConflictError("The answer of this task is known already, or it compares two policies.")
     completions = session.scalars(
         select(TaskCompletion.completion_id).where(TaskCompletion.task_id == task.id).order_by(TaskCompletion.position)
     ).all()
@@ -178,7 +178,7 @@ def change(session: Session, project: Project, user: User, task_id: UUID, *, pur
         raise InvalidInputError("A task with a known answer is handed out, or it is closed.")
     changed = session.execute(
         update(Task)
-        .where(Task.id == task_id, Task.project_id == project.id, Task.purpose != "collect")
+        .where(Task.id == task_id, Task.project_id == project.id, Task.reference.is_not(None))
         .values(purpose=purpose, state=state)
         .returning(Task.id)
     ).all()
@@ -198,7 +198,7 @@ def listed(session: Session, project_id: UUID) -> list[Line]:
     rows = session.execute(
         select(Task.id, Task.purpose, Task.state, Prompt.messages, counted, Task.created_at)
         .join(Prompt, Prompt.id == Task.prompt_id)
-        .where(Task.project_id == project_id, Task.purpose != "collect")
+        .where(Task.project_id == project_id, Task.reference.is_not(None))
         .order_by(Task.id.desc())
     )
     return [

@@ -364,7 +364,9 @@ def _choose_prompts(project: Project, choice: str) -> Any:
     if choice == "held_out":
         return query.where(Prompt.split == "held_out")
     if choice == "unsampled":
-        return query.where(~select(Completion.id).where(Completion.prompt_id == Prompt.id).exists())
+        # Answers that a blind evaluation compares are no samples: there is one of each policy, and only to measure.
+        judged = select(Run.id).where(Run.id == Completion.run_id, Run.method == "evaluate").exists()
+        return query.where(~select(Completion.id).where(Completion.prompt_id == Prompt.id, ~judged).exists())
     if choice == "all":
         return query
     raise InvalidInputError(f"Prompts to sample are one of {', '.join(PROMPT_CHOICES)}.")
