@@ -49,6 +49,8 @@ DONE = {
     "chat-model-removed": "The model takes no part any more. Its answers stay.",
     "chat-limits-saved": "The limits are saved. They hold for chats under way, too.",
     "snapshot-ready": "The snapshot is ready. Training runs can start from it.",
+    "blind-started": "The tasks are open. Labelers get them in between the others.",
+    "blind-stopped": "The evaluation is stopped. What was known by now stands.",
     "model-promoted": "This is now the project's active policy. The one before it is retired.",
     "token-revoked": "The token is revoked. Whoever uses it is refused from now on.",
     "none-left": "Nothing waits for you in this project just now.",

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func, select
+from run_builders import fill_project, make_project, make_prompts, make_user
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app import db
-from app.models import Assignment, Completion, ModelVersion, Project, Prompt, Run, TaskCompletion, User
+from app.models import (
+    Assignment,
+    BlindEvaluation,
+    Completion,
+    ModelVersion,
+    Project,
+    Prompt,
+    Run,
+    Task,
+    TaskCompletion,
+    User,
+)
+from app.services.evaluation import blind
 from app.services.labeling import assignments, judgements, rankings
 from app.settings import get_settings
 from trainer.records import Sample, write_jsonl
+
+_numbers = count(1)
 
 Say = Callable[[int, str], str]
 """What a policy answers: from the number of the prompt and the policy's name."""
@@ -102,3 +119,49 @@ def judge_next(project: Project, labeler: User, likes: Callable[[dict[str, str],
         }
         rankings.submit(session, assignment.id, labeler, assignment.submit_id, fields)
         return True
+
+
+@dataclass(frozen=True)
+class Scene:
+    admin: User
+    labelers: tuple[User, ...]
+    project: Project
+    old: ModelVersion
+    new: ModelVersion
+    run: Run
+    held_out: int
+
+
+def make_scene(questions: int = 100, same: int = 0, people: int = 2, collected: int = 0, **columns: Any) -> Scene:
+    """A project whose two policies answered its held-out prompts; to the first `same` of them alike."""
+    with db.transaction() as session:
+        admin = _person(session, "admin")
+        labelers = tuple(_person(session, "labeler") for _ in range(people))
+        project = make_project(session, admin, f"Kindness of {admin.name}", **columns)
+        if collected:
+            fill_project(session, project, [admin], [f"Collected {n}?" for n in range(collected)])
+            session.execute(update(Task).where(Task.kind == "ranking").values(target_overlap=9))
+            session.execute(
+                update(Prompt).where(Prompt.project_id == project.id).values(split="train", position=-Prompt.position)
+            )
+        made = make_prompts(session, project, [f"Question {n}?" for n in range(questions)])
+        old, new = (add_model(session, project, admin, name) for name in ("old", "new"))
+        run = add_evaluation_run(
+            session,
+            project,
+            admin,
+            [old, new],
+            lambda number, name: f"All say {number}." if number < same else f"{name} says {number}.",
+        )
+        return Scene(admin, labelers, project, old, new, run, sum(p.split == "held_out" for p in made))
+
+
+def begin(scene: Scene, **options: Any) -> BlindEvaluation:
+    with db.transaction() as session:
+        return blind.start(session, scene.project, scene.admin, scene.run, scene.new, scene.old, **options)
+
+
+def _person(session: Session, role: str) -> User:
+    person = make_user(session, f"{role}-no-{next(_numbers)}@example.org", role)
+    session.refresh(person)
+    return person

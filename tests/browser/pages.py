@@ -21,6 +21,7 @@ from app.services.projects.questions import HELPFUL_HONEST_HARMLESS, Questions
 
 from . import texts
 from .crowd import make_crowd
+from .rivals import make_rivals
 from .world import Studio
 
 NOT_PAGES = {
@@ -111,6 +112,7 @@ def pages_of(
     with db.transaction() as session:
         imported = session.scalars(select(AuditEvent.id).where(AuditEvent.action == "prompts.imported")).one()
     crowd = make_crowd(admin)
+    rivals = make_rivals(admin)
     quality = f"/projects/{crowd.project.id}/quality"
     ranking, writing = (f"/work/assignments/{lease(studio, labeler, kind)}" for kind in ("ranking", "demonstration"))
     make_news(studio, labeler)
@@ -153,6 +155,8 @@ def pages_of(
         "run": (admin, f"/runs/{studio.running.id}"),
         "models": (admin, f"{project}/models"),
         "model": (admin, f"/models/{studio.models['dpo-1'].id}"),
+        "blind evaluations": (admin, f"/projects/{rivals.project.id}/blind"),
+        "blind evaluation": (admin, f"/blind/{rivals.stopped}"),
         "people": (admin, "/people"),
         "tokens": (admin, "/tokens"),
         "api": (admin, "/api/docs"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, insert, select, update
@@ -27,7 +28,7 @@ from app.services.projects import projects
 from app.settings import get_settings
 from trainer.records import RecordError, Sample, read_samples
 
-ENOUGH = "The interval has left one half: more answers would not change who is better."
+ENOUGH = "The interval has left one half, so no more answers are needed to say so."
 ALL_IN = "Every answer is in, and the interval still holds one half."
 NONE_LEFT = "Its tasks were closed before anybody had answered one."
 BY_HAND = "An admin stopped it."
@@ -48,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Choice:
-    """An evaluation run whose answers can be judged blind, and its policies by id."""
+    """An evaluation run whose answers can be judged blind, and its policies by id, the baseline first."""
 
     run: Run
     policies: dict[UUID, str]
@@ -164,10 +165,15 @@ def choices(session: Session, project_id: UUID, most: int = 20) -> list[Choice]:
         .limit(most)
     ).all()
     return [
-        Choice(run, {UUID(key): name for name, key in run.inputs["policies"].items()})
+        Choice(run, {UUID(run.inputs["policies"][name]): name for name in _names(run.config["options"])})
         for run in runs
         if run.config["options"].get("split", "held_out") == "held_out"
     ]
+
+
+def _names(options: dict[str, Any]) -> list[str]:
+    """Return the policies in the order of the run's form; the database keeps no order of an object's keys."""
+    return [options["baseline"], *(policy["name"] for policy in options["policies"])]
 
 
 def _same(run: Run, candidate: ModelVersion, incumbent: ModelVersion) -> Select[BlindEvaluation]:
@@ -234,7 +240,7 @@ def _add_tasks(session: Session, evaluation: BlindEvaluation, prompts: Sequence[
     if not prompts:
         return
     run = session.get_one(Run, evaluation.run_id)
-    places = {key: place for place, key in enumerate(run.inputs["policies"].values())}
+    places = {run.inputs["policies"][name]: place for place, name in enumerate(_names(run.config["options"]))}
     each = int(run.config["options"].get("samples_per_prompt", 1))
     policies = (evaluation.candidate_id, evaluation.incumbent_id)
     rows = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from app.services.training.stages import dpo, evaluate, gate, ppo, reward, sample, sft, snapshot, tasks
+from app.services.training.stages import blind, dpo, evaluate, gate, ppo, reward, sample, sft, snapshot, tasks
 from app.services.training.stages.base import Kind
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType(
@@ -18,6 +18,7 @@ KINDS: MappingProxyType[str, Kind] = MappingProxyType(
         "dpo": dpo,
         "ppo": ppo,
         "evaluate": evaluate,
+        "blind": blind,
         "gate": gate,
         "sample": sample,
         "tasks": tasks,

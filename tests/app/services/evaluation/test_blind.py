@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from evaluation_world import add_evaluation_run, add_model, judge_next
-from labeling_world import counters_are_right, make_user
-from run_builders import fill_project, make_project, make_prompts
+from evaluation_world import add_evaluation_run, add_model, begin, judge_next, make_scene
+from labeling_world import counters_are_right
 from sqlalchemy import func, select, update
 
 from app import db
@@ -20,13 +17,12 @@ from app.models import (
     AuditEvent,
     BlindEvaluation,
     Completion,
-    ModelVersion,
     Project,
     Prompt,
     Ranking,
     Run,
     Task,
-    User,
+    TaskCompletion,
 )
 from app.services.data import exports
 from app.services.evaluation import blind, blind_figures
@@ -35,46 +31,6 @@ from app.services.quality import quarantines
 from app.services.quality.quarantines import NewQuarantine
 from app.services.training import snapshots
 from app.worker.tasks import tick
-
-
-@dataclass(frozen=True)
-class Scene:
-    admin: User
-    labelers: tuple[User, ...]
-    project: Project
-    old: ModelVersion
-    new: ModelVersion
-    run: Run
-    held_out: int
-
-
-def make_scene(questions: int = 100, same: int = 0, people: int = 2, collected: int = 0, **columns: Any) -> Scene:
-    """A project whose two policies answered its held-out prompts; to the first `same` of them alike."""
-    with db.transaction() as session:
-        admin = make_user(session, "admin")
-        labelers = tuple(make_user(session) for _ in range(people))
-        project = make_project(session, admin, f"Blind {admin.email}", **columns)
-        if collected:
-            fill_project(session, project, [admin], [f"Collected {n}?" for n in range(collected)])
-            session.execute(update(Task).where(Task.kind == "ranking").values(target_overlap=9))
-            session.execute(
-                update(Prompt).where(Prompt.project_id == project.id).values(split="train", position=-Prompt.position)
-            )
-        made = make_prompts(session, project, [f"Question {n}?" for n in range(questions)])
-        old, new = (add_model(session, project, admin, name) for name in ("old", "new"))
-        run = add_evaluation_run(
-            session,
-            project,
-            admin,
-            [old, new],
-            lambda number, name: f"All say {number}." if number < same else f"{name} says {number}.",
-        )
-        return Scene(admin, labelers, project, old, new, run, sum(p.split == "held_out" for p in made))
-
-
-def begin(scene: Scene, **options: Any) -> BlindEvaluation:
-    with db.transaction() as session:
-        return blind.start(session, scene.project, scene.admin, scene.run, scene.new, scene.old, **options)
 
 
 def followed(evaluation: BlindEvaluation) -> BlindEvaluation:
@@ -126,6 +82,22 @@ def test_starting_twice_is_starting_once_and_another_overlap_is_refused(database
             session.scalar(select(func.count()).select_from(AuditEvent).where(AuditEvent.action == "blind.started"))
             == 1
         )
+
+
+def test_a_policy_that_was_judged_before_keeps_its_answers_for_the_next_pair(database: str) -> None:
+    scene = make_scene(questions=40)
+    with db.transaction() as session:
+        third = add_model(session, scene.project, scene.admin, "a third")
+        run = add_evaluation_run(
+            session, scene.project, scene.admin, [scene.new, third, scene.old], lambda n, name: f"{name} says {n}."
+        )
+        blind.start(session, scene.project, scene.admin, run, scene.new, scene.old)
+    with db.transaction() as session:
+        second = blind.start(session, scene.project, scene.admin, session.get_one(Run, run.id), third, scene.old)
+        judged = select(func.count()).select_from(TaskCompletion).join(Task, Task.id == TaskCompletion.task_id)
+        assert session.scalar(judged.where(Task.evaluation_id == second.id)) == 2 * scene.held_out
+        # Three policies, one answer each to every prompt: those of the policy in both pairs are stored once.
+        assert session.scalar(select(func.count()).select_from(Completion)) == 3 * scene.held_out
 
 
 def test_what_cannot_be_judged_blind_is_refused_with_the_remedy(database: str) -> None:

@@ -1,7 +1,7 @@
 """evaluation: blind evaluations, the gate and its verdicts, promotions.
 
-Revision: 0007
-After: 0005
+Revision: 0008
+After: 0007
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0007"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
