@@ -49,7 +49,7 @@ class RankingOut(AnswerOut):
     """
 
     origin: Origin
-    purpose: Literal["collect", "gold", "screening"]
+    purpose: Literal["collect", "gold", "screening", "evaluation"]
     ranking: list[list[UUID]]
     strengths: list[int | None] | None
     acceptable: int | None

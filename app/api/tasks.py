@@ -39,7 +39,7 @@ class TaskOut(Closed):
     prompt_id: UUID
     kind: Kind
     state: State
-    purpose: Literal["collect", "gold", "screening"]
+    purpose: Literal["collect", "gold", "screening", "evaluation"]
     tags: list[str]
     priority: int
     overlap: int
@@ -93,7 +93,7 @@ class TasksQuery(PageQuery):
 
     kind: Kind | None = None
     state: State | None = None
-    purpose: Literal["collect", "gold", "screening"] | None = None
+    purpose: Literal["collect", "gold", "screening", "evaluation"] | None = None
     prompt_id: UUID | None = None
 
 

@@ -1,7 +1,7 @@
 """evaluation: blind evaluations, the gate and its verdicts, promotions.
 
-Revision: 0008
-After: 0007
+Revision: 0010
+After: 0009
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0008"
-down_revision = "0007"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
