@@ -21,12 +21,14 @@ from trainer.options import (
     ConfigError,
     DpoOptions,
     EvaluateOptions,
+    FeedbackOptions,
     KtoOptions,
     Lora,
     Optim,
     Options,
     PolicyRef,
     PpoOptions,
+    ReviseOptions,
     RewardOptions,
     RlooOptions,
     RolloutOptions,
@@ -43,12 +45,14 @@ __all__ = [
     "ConfigError",
     "DpoOptions",
     "EvaluateOptions",
+    "FeedbackOptions",
     "KtoOptions",
     "Lora",
     "Optim",
     "Options",
     "PolicyRef",
     "PpoOptions",
+    "ReviseOptions",
     "RewardOptions",
     "RlooOptions",
     "RolloutOptions",
@@ -71,7 +75,7 @@ class RunConfig:
     """One run. `model` is a local folder or a hub id; `max_length` counts prompt and completion tokens together."""
 
     run_id: str
-    method: Literal["sft", "reward", "dpo", "kto", "ppo", "rloo", "evaluate", "sample"]
+    method: Literal["sft", "reward", "dpo", "kto", "ppo", "rloo", "evaluate", "sample", "revise", "feedback"]
     model: str
     options: Options
     seed: int = 0

@@ -315,8 +315,51 @@ class SampleOptions:
         require(1 <= self.samples_per_prompt <= 64, "options.samples_per_prompt must be from 1 to 64.")
 
 
+@dataclass(frozen=True)
+class ReviseOptions:
+    """Critique and revision by the principles of data/constitution.jsonl (Bai et al. 2022): `rounds` for each prompt.
+
+    `sampling.batch_size` counts prompts.
+    """
+
+    rounds: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.rounds <= 16, "options.rounds must be from 1 to 16.")
+        require(self.sampling.temperature > 0, "options.sampling.temperature must be above 0, or every round is alike.")
+
+
+@dataclass(frozen=True)
+class FeedbackOptions:
+    """Preferences by a judge model under `principles_per_pair` drawn principles (Bai et al. 2022), as soft labels.
+
+    Probabilities are held within [`clamp`, 1 - `clamp`]. `batch_size` counts pairs between two lines of progress.
+    """
+
+    principles_per_pair: int = 1
+    clamp: float = 0.0
+    batch_size: int = 16
+    tokens_per_forward: int = 4096
+
+    def __post_init__(self) -> None:
+        require(self.principles_per_pair >= 1, "options.principles_per_pair must be at least 1.")
+        require(0 <= self.clamp < 0.5, "options.clamp must be in [0, 0.5).")
+        require(self.batch_size >= 1, "options.batch_size must be at least 1.")
+        require(self.tokens_per_forward >= 64, "options.tokens_per_forward must be at least 64.")
+
+
 Options = (
-    SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | RlooOptions | EvaluateOptions | SampleOptions
+    SftOptions
+    | RewardOptions
+    | DpoOptions
+    | KtoOptions
+    | PpoOptions
+    | RlooOptions
+    | EvaluateOptions
+    | SampleOptions
+    | ReviseOptions
+    | FeedbackOptions
 )
 
 OPTIONS: dict[str, type[Options]] = {
@@ -328,4 +371,6 @@ OPTIONS: dict[str, type[Options]] = {
     "rloo": RlooOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
+    "revise": ReviseOptions,
+    "feedback": FeedbackOptions,
 }
