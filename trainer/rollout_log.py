@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import losses, report
+from trainer import frontier, losses, report
 from trainer.brakes import Brakes
 from trainer.config import RolloutOptions
 from trainer.episodes import Episodes, Measures
@@ -91,6 +91,7 @@ def summarise(run_dir: Path, options: RolloutOptions, brakes: Brakes) -> dict[st
         headline += (
             f" The run ended there because its KL went beyond {options.kl_limit:g} nats {brakes.roll_backs} times."
         )
+    fits = frontier.summarise(rows)
     return {
         "headline": headline,
         "episodes": last * options.optim.batch_size,
@@ -99,4 +100,5 @@ def summarise(run_dir: Path, options: RolloutOptions, brakes: Brakes) -> dict[st
         "kl_coefficient": rows[-1]["kl_coefficient"],
         "roll_backs": brakes.roll_backs,
         **({} if kept is None else {"kept_iteration": kept}),
+        **({"reward_over_sqrt_kl": fits} if fits else {}),
     }
