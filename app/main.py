@@ -15,7 +15,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api import answers as api_answers
-from app.api import exports, imports, problems
+from app.api import exports, imports, problems, snapshot_diffs
 from app.api import models as api_models
 from app.api import projects as api_projects
 from app.api import prompts as api_prompts
@@ -85,6 +85,7 @@ ROUTERS = (
     api_models.router,
     exports.router,
     imports.router,
+    snapshot_diffs.router,
 )
 
 PUBLIC = frozenset(

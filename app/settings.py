@@ -139,6 +139,16 @@ class Settings(BaseSettings):
         """Where frozen exports live on this machine."""
         return (self.var / "snapshots").resolve()
 
+    @property
+    def ledgers_dir(self) -> Path:
+        """Where the ledgers of frozen exports live on this machine, beside them."""
+        return (self.var / "ledgers").resolve()
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where files that are still being sent wait; every web process has to see it."""
+        return (self.var / "uploads").resolve()
+
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:

@@ -1,7 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed]
-                [export [RANKINGS]]
+                [export [RANKINGS]] [snapshot [RANKINGS]]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import dpo_speed, export, handout, labelers, next_task, page, quality, reward_speed, sampling
+from bench import dpo_speed, export, handout, labelers, next_task, page, quality, reward_speed, sampling, snapshot
 
 BENCHES: dict[str, Callable[[], None]] = {
     "handout": handout.main,
@@ -21,14 +21,17 @@ BENCHES: dict[str, Callable[[], None]] = {
     "dpo_speed": dpo_speed.main,
     "export": export.main,
     "quality": quality.main,
+    "snapshot": snapshot.main,
 }
+SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main}
+"""Benches that take a number of rankings."""
 
 
 def main() -> int:
     """Run the benches that are named, or all of them."""
     names = sys.argv[1:] or list(BENCHES)
-    if names[0] == "export" and len(names) > 1 and names[1].isdecimal():
-        export.main(int(names[1]))
+    if len(names) > 1 and names[1].isdecimal() and names[0] in SIZED:
+        SIZED[names[0]](int(names[1]))
         return 0
     unknown = [name for name in names if name not in BENCHES]
     if unknown:

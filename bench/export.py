@@ -69,7 +69,7 @@ _SEED = (
     "ANALYZE",
 )
 
-_SAME_ROWS = """
+SAME_ROWS = """
     COPY (SELECT r.*, t.purpose, p.*, g.version, u.name, a.texts
           FROM rankings r JOIN tasks t ON t.id = r.task_id JOIN prompts p ON p.id = t.prompt_id
           JOIN guideline_versions g ON g.id = r.guideline_version_id JOIN users u ON u.id = r.user_id,
@@ -88,13 +88,14 @@ def main(rankings: int = RANKINGS) -> None:
             get_settings.cache_clear()
             db.reset_engine()
             migrate.upgrade(server.url)
-            project, token = _seed(rankings)
-            with _web(server.url) as (url, pid):
+            project, token = seed(rankings)
+            with web(server.url) as (url, pid):
                 _measure(server.url, url, pid, project, token, rankings)
             db.reset_engine()
 
 
-def _seed(rankings: int) -> tuple[UUID, str]:
+def seed(rankings: int) -> tuple[UUID, str]:
+    """Fill the database with a project of so many rankings, and return its id and a token."""
     with db.transaction() as session:
         session.execute(text("SET LOCAL statement_timeout = 0"))
         admin = User(email="admin@example.org", name="Bench", role="admin", password_hash="-")
@@ -109,7 +110,8 @@ def _seed(rankings: int) -> tuple[UUID, str]:
 
 
 @contextmanager
-def _web(database_url: str) -> Iterator[tuple[str, int]]:
+def web(database_url: str) -> Iterator[tuple[str, int]]:
+    """Run a web process, and yield its address and its id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -131,14 +133,14 @@ def _web(database_url: str) -> Iterator[tuple[str, int]]:
 
 def _measure(database_url: str, url: str, pid: int, project: UUID, token: str, rankings: int) -> None:
     ways: dict[str, Callable[[], int]] = {
-        "COPY, table alone": lambda: _copy(database_url, _TABLE_ALONE, project),
-        "COPY, same rows": lambda: _copy(database_url, _SAME_ROWS, project),
+        "COPY, table alone": lambda: copy(database_url, _TABLE_ALONE, project),
+        "COPY, same rows": lambda: copy(database_url, SAME_ROWS, project),
         "export, lossless": lambda: _export(url, project, token, {}),
         "export, lossless, zstd": lambda: _export(url, project, token, {}, "zstd"),
         "export, lossless, gzip": lambda: _export(url, project, token, {}, "gzip"),
         "export, trl (6 pairs a ranking, 5 of them strict)": lambda: _export(url, project, token, {"format": "trl"}),
     }
-    before = _memory(pid)
+    before = memory(str(pid))
     rates: dict[str, list[float]] = {name: [] for name in ways}
     sizes: dict[str, int] = {}
     for _ in range(ROUNDS):
@@ -154,10 +156,11 @@ def _measure(database_url: str, url: str, pid: int, project: UUID, token: str, r
         ]
         shown = ", ".join(f"{statistics.median(r):.2f} ({r[0]:.2f} to {r[-1]:.2f})" for r in ratios)
         print(f"  {name:50} {statistics.median(found):>9,.0f}/s  {sizes[name] >> 20:>6,} MiB  ratios {shown}")
-    print(f"  memory of the web process: {before >> 10} MiB before, at most {_memory(pid) >> 10} MiB since")
+    print(f"  memory of the web process: {before >> 10} MiB before, at most {memory(str(pid)) >> 10} MiB since")
 
 
-def _copy(database_url: str, sql: str, project: UUID) -> int:
+def copy(database_url: str, sql: str, project: UUID) -> int:
+    """Read what a `COPY … TO STDOUT` of the project sends, and return its size."""
     size = 0
     with (
         psycopg.connect(database_url) as connection,
@@ -180,7 +183,7 @@ def _export(url: str, project: UUID, token: str, query: dict[str, str], encoding
     return size
 
 
-def _memory(pid: int) -> int:
+def memory(pid: str) -> int:
     """Return the most memory that the process has held so far, in KiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

@@ -232,16 +232,16 @@ def read_samples(path: Path) -> list[Sample]:
     return rows
 
 
-def write_manifest(data_dir: Path, **facts: Any) -> dict[str, Any]:
-    """Write `manifest.json`: rows and sha256 of every JSONL file in the folder, and the given facts."""
-    files = {
-        path.name: {
-            "sha256": file_sha256(path),
-            "bytes": path.stat().st_size,
-            "rows": _count_lines(path),
+def write_manifest(data_dir: Path, files: dict[str, dict[str, Any]] | None = None, **facts: Any) -> dict[str, Any]:
+    """Write `manifest.json`: rows, bytes and sha256 of every JSONL file in the folder, and the given facts.
+
+    Whoever has counted and hashed while writing passes `files`; else they are read once more.
+    """
+    if files is None:
+        files = {
+            path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size, "rows": _count_lines(path)}
+            for path in sorted(data_dir.glob("*.jsonl"))
         }
-        for path in sorted(data_dir.glob("*.jsonl"))
-    }
     manifest = {"schema": MANIFEST_SCHEMA, "files": files, **facts}
     (data_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return manifest

@@ -12,6 +12,7 @@ from uuid import UUID
 import anyio
 from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -20,12 +21,14 @@ from app import compression
 from app.api.callers import ExportCaller
 from app.api.problems import PROBLEMS
 from app.db import SessionDep, reading
+from app.errors import NotFoundError
 from app.services.data.exports import ExportedRanking, Filters
 from app.services.data.formats.catalog import FORMATS, named
 from app.services.data.formats.records import Loss
 from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
 from app.services.projects import projects
+from app.services.training import snapshots
 
 router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS, tags=["export"])
 
@@ -42,12 +45,18 @@ class ExportQuery(Filters):
     )
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
+    snapshot: UUID | None = Field(
+        None, description="what this snapshot froze instead of what there is now; always the same bytes"
+    )
     limit: int | None = Field(None, ge=1, le=MOST, description="rankings in a page; `Link` then names the next page")
 
-    def export(self, project_id: UUID) -> Export:
-        """Return what is asked for; raise `InvalidInputError` for a format that there is not."""
+    def export(self, session: Session, project_id: UUID) -> Export:
+        """Return what is asked for; raise for a format or a snapshot that there is not."""
         filters = Filters(**{name: getattr(self, name) for name in Filters.model_fields})
-        return Export(project_id, named(self.format), filters, self.ties, self.limit)
+        frozen = None if self.snapshot is None else snapshots.get(session, self.snapshot)
+        if frozen is not None and frozen.project_id != project_id:
+            raise NotFoundError("There is no such snapshot.")
+        return Export(project_id, named(self.format), filters, self.ties, self.limit, frozen)
 
 
 Asked = Annotated[ExportQuery, Query()]
@@ -70,6 +79,7 @@ class ManifestOut(BaseModel):
     format: str
     project_id: UUID
     filters: dict[str, Any]
+    snapshot: str | None
     ties: str
     limit: int | None
     moment: datetime
@@ -119,12 +129,14 @@ def export(
     """
     caller.require_project(project_id)
     projects.get(session, project_id)
-    wanted = asked.export(project_id)
+    wanted = asked.export(session, project_id)
     source = ExitStack()
     with source:
-        moment = source.enter_context(reading())
-        # Waits for a connection now: once the stream has begun, its status cannot say 503 any more.
-        moment.connection()
+        moment = session
+        if wanted.snapshot is None:
+            moment = source.enter_context(reading())
+            # Waits for a connection now: once the stream has begun, its status cannot say 503 any more.
+            moment.connection()
         headers = {"Vary": "Accept-Encoding"}
         following = conversions.next_after(moment, wanted)
         if following is not None:
@@ -144,6 +156,6 @@ def manifest(project_id: UUID, session: SessionDep, caller: ExportCaller, asked:
     """Say what an export with the same parameters holds now, and what its format loses. Takes as long as the export."""
     caller.require_project(project_id)
     projects.get(session, project_id)
-    wanted = asked.export(project_id)
+    wanted = asked.export(session, project_id)
     with reading() as moment:
         return ManifestOut(**conversions.manifest(moment, wanted))

@@ -31,12 +31,13 @@ class Problem(BaseModel):
 Answers = dict[int | str, dict[str, Any]]
 
 
-def _documented(*answers: tuple[int, str]) -> Answers:
+def documented(*answers: tuple[int, str]) -> Answers:
+    """Return the answers of these statuses as OpenAPI describes them."""
     schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": text, "content": schema} for status, text in answers}
 
 
-PROBLEMS = _documented(
+PROBLEMS = documented(
     (400, "The request could not be read."),
     (401, "There is no token, or it is not good."),
     (403, "The token lacks the scope."),
@@ -45,11 +46,11 @@ PROBLEMS = _documented(
     (422, "A parameter, or what was sent, will not do; the detail says why."),
     (503, "The database, or a free connection for exports, is not there just now. Try again."),
 )
-WRITES = PROBLEMS | _documented(
+WRITES = PROBLEMS | documented(
     (409, "It collides with what is stored, or with the same request that is still under way."),
     (415, "The body is not application/json."),
 )
-EDITS = WRITES | _documented(
+EDITS = WRITES | documented(
     (412, "It has been changed since; read it again, then send the new ETag as If-Match."),
     (428, "If-Match is missing: send the ETag of what was read."),
 )

@@ -19,7 +19,10 @@ FENCE = Sequence("run_fence", metadata=Base.metadata)
 
 
 class Snapshot(Base):
-    """A frozen export of a project's counted answers: immutable, addressed by its content."""
+    """A frozen export of a project's counted answers: immutable, addressed by its content.
+
+    `ledger` says by their hash where the ids of its lines are (`app.services.data.ledgers`); older ones have none.
+    """
 
     __tablename__ = "snapshots"
     __table_args__ = (UniqueConstraint("project_id", "sha256"), UniqueConstraint("project_id", "number"))
@@ -30,6 +33,7 @@ class Snapshot(Base):
     sha256: Mapped[str]
     uri: Mapped[str]
     manifest: Mapped[dict[str, Any]]
+    ledger: Mapped[dict[str, Any] | None]
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Now]
 

@@ -1,4 +1,4 @@
-"""Pages of snapshots: a project's list, one snapshot with what is in it, its files, and freezing a new one."""
+"""Pages of snapshots: a project's list, one snapshot with its files and card, two compared, and freezing a new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.models import Project, Snapshot
 from app.services.projects import projects
-from app.services.training import snapshots
+from app.services.training import data_cards, snapshot_diffs, snapshots
+from app.services.training.snapshot_diffs import Difference
 from app.templating import redirect, render
 
 router = page_router()
@@ -35,7 +36,24 @@ class SnapshotPage:
     project: Project
     snapshot: Snapshot
     is_simulated: bool
+    others: Sequence[Snapshot]
     may_change: bool
+
+
+@dataclass(frozen=True)
+class CardPage:
+    """Context of `snapshots/card.html`."""
+
+    snapshot: Snapshot
+    card: str
+
+
+@dataclass(frozen=True)
+class DifferencePage:
+    """Context of `snapshots/difference.html`."""
+
+    project: Project
+    difference: Difference
 
 
 @router.get("/projects/{project_id}/snapshots")
@@ -61,9 +79,29 @@ def show(request: Request, session: SessionDep, user: ReviewerUser, snapshot_id:
         projects.get(session, snapshot.project_id),
         snapshot,
         any(snapshot.manifest["simulated"].values()),
+        [other for other in snapshots.of_project(session, snapshot.project_id) if other.id != snapshot.id],
         user.role == "admin",
     )
     return render(request, "snapshots/show.html", page)
+
+
+@router.get("/snapshots/{snapshot_id}/card")
+def show_card(request: Request, session: SessionDep, _user: ReviewerUser, snapshot_id: UUID) -> Response:
+    """Show the data card: what to know before using the snapshot."""
+    snapshot = snapshots.get(session, snapshot_id)
+    page = CardPage(snapshot, data_cards.markdown(snapshot.manifest, snapshot.sha256))
+    return render(request, "snapshots/card.html", page)
+
+
+@router.get("/snapshots/{snapshot_id}/difference")
+def show_difference(
+    request: Request, session: SessionDep, _user: ReviewerUser, snapshot_id: UUID, other: UUID
+) -> Response:
+    """Show what is different between this snapshot and another one; the older one comes first."""
+    pair = (snapshots.get(session, snapshot_id), snapshots.get(session, other))
+    older, newer = sorted(pair, key=lambda snapshot: snapshot.number)
+    page = DifferencePage(projects.get(session, newer.project_id), snapshot_diffs.compare(session, older, newer))
+    return render(request, "snapshots/difference.html", page)
 
 
 @router.get("/snapshots/{snapshot_id}/files/{name}")

@@ -12,17 +12,18 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import select, update
 
 from app import db
-from app.models import Assignment, AuditEvent, Task, User
+from app.models import Assignment, AuditEvent, Project, Task, User
 from app.services.accounts import accounts
 from app.services.labeling import assignments, flags
 from app.services.labeling.assignments import TaskKind
 from app.services.projects import guidelines, memberships
 from app.services.projects.questions import HELPFUL_HONEST_HARMLESS, Questions
+from app.services.training import snapshots
 
 from . import texts
 from .crowd import make_crowd
 from .rivals import make_rivals
-from .world import Studio
+from .world import Studio, rank_next
 
 NOT_PAGES = {
     "/": "sends everyone on to their first page",
@@ -101,6 +102,14 @@ def make_news(studio: Studio, reader: User) -> None:
         session.execute(update(Task).where(Task.id == done.task_id).values(required_tags=["medicine"], priority=5))
 
 
+def later_snapshot(studio: Studio) -> UUID:
+    """Freeze what has come since the studio's snapshot, one ranking more, and return its id."""
+    with db.transaction() as session:
+        project = session.get_one(Project, studio.project.id)
+        rank_next(session, project, studio.labeler, (2, 1, 4, 3))
+        return snapshots.create(session, project, session.get_one(User, studio.admin.id)).id
+
+
 def pages_of(
     studio: Studio,
     labeler: User,
@@ -149,6 +158,8 @@ def pages_of(
         "new known answer": (admin, f"{quality}/known/new/{crowd.fresh}"),
         "snapshots": (admin, f"{project}/snapshots"),
         "snapshot": (admin, f"/snapshots/{studio.snapshot.id}"),
+        "data card": (admin, f"/snapshots/{studio.snapshot.id}/card"),
+        "difference": (admin, f"/snapshots/{studio.snapshot.id}/difference?other={later_snapshot(studio)}"),
         "runs": (admin, f"{project}/runs"),
         "all runs": (admin, "/runs"),
         "new run": (admin, f"/runs/new?project={studio.project.id}&method=ppo"),

@@ -37,6 +37,8 @@ from app.services.labeling import answered, standing
 from app.services.quality import quarantines
 
 CHUNK_BYTES = 1 << 16
+DELIMITER = b"\x01"
+"""What stands between two columns of `copied`, which no JSON holds."""
 
 Judge = Literal["human", "simulated", "ai"]
 Split = Literal["train", "held_out"]
@@ -156,8 +158,8 @@ _COMPLETIONS = """
 _PROMPT = """
     (SELECT row_to_json(side) FROM (SELECT prompts.id, prompts.split, prompts.messages) side)
 """
-_JUDGE = "CASE WHEN demonstrations.is_simulated THEN 'simulated' ELSE 'human' END"
-_RANKING_JUDGE = "CASE WHEN imports.judge = 'ai' THEN 'ai' WHEN rankings.is_simulated THEN 'simulated' ELSE 'human' END"
+DEMONSTRATION_JUDGE = "CASE WHEN demonstrations.is_simulated THEN 'simulated' ELSE 'human' END"
+RANKING_JUDGE = "CASE WHEN imports.judge = 'ai' THEN 'ai' WHEN rankings.is_simulated THEN 'simulated' ELSE 'human' END"
 
 
 def ranking_lines(session: Session, project_id: UUID, filters: Filters | None = None) -> Generator[bytes, None, None]:
@@ -184,9 +186,7 @@ def last_of_page(session: Session, statement: Select[Any], limit: int) -> UUID |
 
 
 def _rankings(session: Session, project_id: UUID, filters: Filters) -> Select[Any]:
-    labelers = _labelers(session, project_id)
-    chosen = {user: name for user, name in labelers.items() if filters.labeler in (None, name)}
-    names = _names(chosen)
+    names = _names(_chosen(session, project_id, filters))
     line = (
         select(
             literal_column("1").label("schema_version"),
@@ -204,7 +204,7 @@ def _rankings(session: Session, project_id: UUID, filters: Filters) -> Select[An
             Ranking.reason,
             Ranking.shown_order,
             names.c.name.label("labeler"),
-            literal_column(_RANKING_JUDGE).label("judge"),
+            literal_column(RANKING_JUDGE).label("judge"),
             GuidelineVersion.version.label("guideline_version"),
             Ranking.seconds,
             Ranking.is_simulated.label("simulated"),
@@ -249,8 +249,7 @@ def _prompts(session: Session, project_id: UUID, filters: Filters) -> Select[Any
 
 
 def _demonstrations(session: Session, project_id: UUID, filters: Filters) -> Select[Any]:
-    labelers = _labelers(session, project_id)
-    names = _names({user: name for user, name in labelers.items() if filters.labeler in (None, name)})
+    names = _names(_chosen(session, project_id, filters))
     line = (
         select(
             Demonstration.id,
@@ -259,7 +258,7 @@ def _demonstrations(session: Session, project_id: UUID, filters: Filters) -> Sel
             Prompt.messages,
             Demonstration.text.label("completion"),
             names.c.name.label("labeler"),
-            literal_column(_JUDGE).label("judge"),
+            literal_column(DEMONSTRATION_JUDGE).label("judge"),
             Demonstration.created_at,
         )
         .join(Task, Task.id == Demonstration.task_id)
@@ -291,8 +290,8 @@ _SELECTED: dict[Source, Callable[[Session, UUID, Filters], Select[Any]]] = {
 }
 
 
-def copied(session: Session, statement: Select[tuple[str]]) -> Generator[bytes, None, None]:
-    """Yield what the statement's one column of JSON holds, a line for each row, in chunks of whole lines.
+def copied(session: Session, statement: Select[Any]) -> Generator[bytes, None, None]:
+    """Yield what the statement's columns of JSON and plain words hold, a line for each row, in chunks of whole lines.
 
     `COPY` as text would double each backslash. As CSV it quotes only what holds the delimiter, the quote or a line end,
     and JSON holds no control character: so with these two the bytes are the JSON, and a line end after each.
@@ -316,14 +315,20 @@ def copied(session: Session, statement: Select[tuple[str]]) -> Generator[bytes, 
         yield b"".join(chunk)
 
 
-def _names(labelers: dict[UUID, str]) -> TableValuedAlias:
+def _chosen(session: Session, project_id: UUID, filters: Filters) -> dict[UUID, str]:
+    found = labelers(session, project_id)
+    return {user: name for user, name in found.items() if filters.labeler in (None, name)}
+
+
+def _names(found: dict[UUID, str]) -> TableValuedAlias:
     """Return the pseudonyms as a table to join, so that who somebody is never leaves the database."""
-    ids = literal(list(labelers), ARRAY(PG_UUID(as_uuid=True)))
-    names = literal(list(labelers.values()), ARRAY(Text))
+    ids = literal(list(found), ARRAY(PG_UUID(as_uuid=True)))
+    names = literal(list(found.values()), ARRAY(Text))
     return func.unnest(ids, names).table_valued("user_id", "name").render_derived("labeler")
 
 
-def _labelers(session: Session, project_id: UUID) -> dict[UUID, str]:
+def labelers(session: Session, project_id: UUID) -> dict[UUID, str]:
+    """Return the pseudonyms of all who have had a task of the project."""
     worked = exists().where(Assignment.user_id == User.id, Task.id == Assignment.task_id, Task.project_id == project_id)
     rows = session.execute(select(User.id, User.email).where(worked).order_by(User.id))
     return {user_id: pseudonyms.of_labeler(email) for user_id, email in rows}
@@ -349,7 +354,7 @@ def _shared_conditions(filters: Filters, table: type[Ranking] | type[Demonstrati
     if filters.guideline_version is not None:
         found.append(GuidelineVersion.version == filters.guideline_version)
     if filters.judge is not None:
-        judge = _RANKING_JUDGE if table is Ranking else _JUDGE
+        judge = RANKING_JUDGE if table is Ranking else DEMONSTRATION_JUDGE
         found.append(literal_column(judge) == filters.judge)
     if filters.split is not None:
         found.append(Prompt.split == filters.split)

@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.services.data import exports
+from app.models import Snapshot
+from app.services.data import exports, frozen
 from app.services.data.exports import Filters
 from app.services.data.formats import lossless, spreadsheet
 from app.services.data.formats.catalog import Format, write
@@ -23,17 +24,21 @@ from app.services.data.formats.records import Loss, Row, Ties
 
 @dataclass(frozen=True)
 class Export:
-    """What is asked for: a project's data in a format, as far as the filters let them through, at most `limit`."""
+    """What is asked for: a project's data in a format, as far as the filters let them through, at most `limit`.
+
+    With a `snapshot` it is the data that was frozen, else that of this moment.
+    """
 
     project_id: UUID
     format: Format
     filters: Filters
     ties: Ties = "drop"
     limit: int | None = None
+    snapshot: Snapshot | None = None
 
     def narrowed(self) -> Filters:
         """Return the filters; a format that drops the flags of a ranking holds only what counts now, unless asked."""
-        if self.filters.state is not None or self.format.name == "plackett":
+        if self.filters.state is not None or self.format.name == "plackett" or self.snapshot is not None:
             return self.filters
         return self.filters.model_copy(update={"state": "current"})
 
@@ -43,6 +48,8 @@ def chunks(session: Session, export: Export, loss: Loss) -> Generator[bytes, Non
 
     Raises `InvalidInputError` for filters that will not do, before the first piece.
     """
+    if export.snapshot is not None:
+        return _pieces(export, frozen.chunks(export.snapshot, export.format.of, export.filters, export.limit), loss)
     statement = exports.selected(session, export.format.of, export.project_id, export.narrowed())
     return _pieces(export, exports.copied(session, exports.as_json(statement, export.limit)), loss)
 
@@ -69,6 +76,8 @@ def next_after(session: Session, export: Export) -> UUID | None:
     """Return the id after which the next page begins, or None when this one is the last or has no limit."""
     if export.limit is None:
         return None
+    if export.snapshot is not None:
+        return frozen.last_of_page(export.snapshot, export.format.of, export.filters, export.limit)
     statement = exports.selected(session, export.format.of, export.project_id, export.narrowed())
     return exports.last_of_page(session, statement, export.limit)
 
@@ -84,6 +93,7 @@ def manifest(session: Session, export: Export) -> dict[str, Any]:
         "format": export.format.name,
         "project_id": export.project_id,
         "filters": export.narrowed().model_dump(mode="json", exclude_none=True),
+        "snapshot": export.snapshot and export.snapshot.sha256,
         "ties": export.ties,
         "limit": export.limit,
         "moment": moment,

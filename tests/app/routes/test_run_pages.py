@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text
 
 from app.db import transaction
 from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot, Task, User
+from app.services.accounts import tokens
 from app.services.training import run_options, run_states, runs
 from app.services.training.run_states import Beat, Lease
 from app.settings import get_settings
@@ -325,6 +326,42 @@ def test_a_snapshot_is_frozen_once_shown_and_downloaded(scene: Scene) -> None:
     with transaction() as session:
         actions = list(session.scalars(select(AuditEvent.action).where(AuditEvent.object_type == "snapshot")))
     assert actions == ["snapshot.created"]
+
+
+def test_a_snapshot_has_a_card_and_is_compared_with_another(scene: Scene, make_user: Any, client: Any) -> None:
+    base = f"/snapshots/{scene.snapshot.id}"
+    card = scene.admin.get(f"{base}/card")
+    assert "Before you use it" in card.text
+    assert scene.admin.get(f"{base}/files/card.md").content.startswith(b"# Data card")
+    with transaction() as session:
+        task = session.query(Task).filter_by(kind="ranking").first()
+        rank(session, task, session.get_one(User, make_user("labeler").id), [[0], [1], [2]])
+    with transaction() as session:
+        later = freeze(session, scene.project, session.query(User).filter_by(role="admin").first())
+        made_by = session.query(User).filter_by(role="admin").first()
+        token = {
+            project: tokens.create(session, made_by, name="t", scopes=["export:read"], project_id=project, days=1)[1]
+            for project in (scene.project.id, make_project(session, made_by, "Other").id)
+        }
+    assert str(later.id) in scene.admin.get(base).text
+    page = scene.admin.get(f"{base}/difference", params={"other": str(later.id)})
+    assert "From snapshot 1 to 2" in page.text
+    assert "+1 " in page.text
+    path = f"/api/v1/snapshots/{later.id}/difference/{scene.snapshot.id}"
+    mine, foreign = ({"Authorization": f"Bearer {text}"} for text in token.values())
+    found = client.get(path, headers=mine).json()
+    assert (found["older"]["number"], found["comparisons"]["added"]) == (1, 1)
+    assert client.get(path, headers=foreign).status_code == 404
+    export = f"/api/v1/projects/{scene.project.id}/export"
+    lines = [
+        len(client.get(export, headers=mine, params={"format": "csv", "snapshot": str(each.id)}).content.splitlines())
+        for each in (scene.snapshot, later)
+    ]
+    assert lines[1] - lines[0] == 3
+    strange = client.get(export.replace(str(scene.project.id), str(list(token)[1])), headers=foreign)
+    assert strange.status_code == 200
+    missing = client.get(strange.request.url.path, headers=foreign, params={"snapshot": str(later.id)})
+    assert missing.status_code == 404
 
 
 def test_freezing_nothing_is_refused(scene: Scene, make_user: Any) -> None:
