@@ -199,12 +199,15 @@ def export_rankings(
     url: Annotated[str, typer.Option(envvar="PLACKETT_URL", help="The server.")] = "http://127.0.0.1:8000",
     format_name: Annotated[str, typer.Option("--format", help="Its format; docs/exports.md lists them.")] = "plackett",
     ties: Annotated[str, typer.Option(help="In formats of pairs: drop, both or margin0.")] = "drop",
+    snapshot: Annotated[str, typer.Option(help="Id of a snapshot: what it froze instead of what there is now.")] = "",
+    parquet: Annotated[bool, typer.Option("--parquet", help="A Parquet file instead of lines.")] = False,
 ) -> None:
     """Write a project's rankings to a file in any format, over the REST API, and say what the format lost."""
     from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
     from app.client import Client
 
+    wanted = {"ties": ties, "file": "parquet" if parquet else "lines", **({"snapshot": snapshot} if snapshot else {})}
     with Client(url, token) as client:
         found = next((item for item in client.projects() if project in (item["name"], item["id"])), None)
         if found is None:
@@ -216,10 +219,10 @@ def export_rankings(
                 file,
                 found["id"],
                 format_name,
-                ties=ties,
+                **wanted,
                 told=lambda size: progress.update(task, completed=size),
             )
-        manifest = client.manifest(found["id"], format_name, ties=ties)
+        manifest = client.manifest(found["id"], format_name, **wanted)
     console.print(f"{manifest['rows']:,} rows of {manifest['records']:,} {manifest['of']}, {size:,} bytes.")
     for sentence in manifest["loss"]["sentences"]:
         console.print(f"  {sentence}", style="dim")

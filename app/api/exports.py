@@ -40,6 +40,7 @@ class ExportQuery(Filters):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: str = Field("plackett", description=", ".join(FORMATS), examples=["trl"])
+    file: Literal["lines", "parquet"] = Field("lines", description="lines of JSON (or CSV), or a Parquet file")
     ties: Literal["drop", "both", "margin0"] = Field(
         "drop", description="in formats of pairs that know no tie: left out, written both ways, or with margin 0"
     )
@@ -56,7 +57,7 @@ class ExportQuery(Filters):
         frozen = None if self.snapshot is None else snapshots.get(session, self.snapshot)
         if frozen is not None and frozen.project_id != project_id:
             raise NotFoundError("There is no such snapshot.")
-        return Export(project_id, named(self.format), filters, self.ties, self.limit, frozen)
+        return Export(project_id, named(self.format), filters, self.ties, self.limit, frozen, self.file == "parquet")
 
 
 Asked = Annotated[ExportQuery, Query()]
@@ -77,6 +78,7 @@ class ManifestOut(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     format: str
+    file: Literal["lines", "parquet"]
     project_id: UUID
     filters: dict[str, Any]
     snapshot: str | None
@@ -143,12 +145,14 @@ def export(
             query = asked.model_dump(mode="json", exclude_none=True) | {"after": following}
             headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
         chunks: Iterator[bytes] = source.enter_context(closing(conversions.chunks(moment, wanted, Loss())))
-        encoding = compression.chosen(request.headers.get("accept-encoding", ""))
+        accepted = request.headers.get("accept-encoding", "")
+        # Parquet is compressed in itself.
+        encoding = None if wanted.parquet else compression.chosen(accepted)
         if encoding is not None:
             headers["Content-Encoding"] = encoding
             chunks = source.enter_context(closing(compression.compressed(chunks, encoding)))
         kept = source.pop_all()
-    return ClosingStream(chunks, kept.close, wanted.format.media_type, headers)
+    return ClosingStream(chunks, kept.close, wanted.media_type, headers)
 
 
 @router.get("/manifest")

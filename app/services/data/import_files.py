@@ -1,7 +1,8 @@
 """Reading a file of judgements in any format: bounded, strict, line by line; what is wrong is noted with its number.
 
-A file may be compressed with gzip: then it is at most 4 GiB once undone, and at most 200 times its compressed size. A
-line is at most 1 MiB, nested at most 32 deep, strict UTF-8, without NUL, NaN, a key given twice, half a surrogate pair.
+A file may be compressed with gzip, or be Parquet, whose rows a child process writes as lines: then it is at most 4 GiB
+once undone, and at most 200 times its compressed size. A line is at most 1 MiB, nested at most 32 deep, strict UTF-8,
+without NUL, NaN, a key given twice, half a surrogate pair.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -20,6 +22,7 @@ from app.services.data.formats import spreadsheet
 from app.services.data.formats.catalog import Format
 from app.services.data.formats.records import LeftOutError, Record, Row
 from app.services.data.imports import SHOWN_PROBLEMS, BadLineError
+from app.services.data.parquet import files as parquet
 
 MAX_BYTES = 4 << 30
 MAX_RATIO = 200
@@ -55,26 +58,32 @@ class Reading:
 def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
     """Yield the file's judgements. It ends early after a thousand problems: such a file is something else."""
     try:
-        source = _undone(file)
-        rows = _table(source, reading) if of.table else _objects(source, reading)
-        for number, row in rows:
-            reading.lines = number
-            try:
-                found = list(_read(of, row))
-                for record in found:
-                    check(record)
-            except LeftOutError as error:
-                reading.leave_out(number, str(error))
-            except BadLineError as error:
-                reading.refuse(f"Line {number} {error}")
-            else:
-                yield from found
-            if reading.problem_count >= MAX_PROBLEMS:
-                return
+        with _undone(file) as source:
+            yield from _records(source, of, reading)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reading.refuse("The file is not whole: its compressed part ends early or is damaged.")
     except _TooLargeError as error:
         reading.refuse(str(error))
+    except parquet.UnreadableError as error:
+        reading.refuse(f"The file was read up to row {reading.lines}, then no further: {error}")
+
+
+def _records(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
+    rows = _table(source, reading) if of.table else _objects(source, reading)
+    for number, row in rows:
+        reading.lines = number
+        try:
+            found = list(_read(of, row))
+            for record in found:
+                check(record)
+        except LeftOutError as error:
+            reading.leave_out(number, str(error))
+        except BadLineError as error:
+            reading.refuse(f"Line {number} {error}")
+        else:
+            yield from found
+        if reading.problem_count >= MAX_PROBLEMS:
+            return
 
 
 def check(record: Record) -> None:
@@ -102,10 +111,10 @@ class _TooLargeError(Exception):
 
 
 class _Bounded(io.RawIOBase):
-    """What a compressed file holds, until it is more than is taken."""
+    """What a compressed file holds, until it is more than is taken. `packed` says how much of the file was read."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._inner, self._size = file, gzip.GzipFile(fileobj=file, mode="rb"), 0
+    def __init__(self, inner: BinaryIO, packed: Callable[[], int]) -> None:
+        self._inner, self._packed, self._size = inner, packed, 0
 
     def readable(self) -> bool:
         return True
@@ -115,16 +124,26 @@ class _Bounded(io.RawIOBase):
         self._size += len(data)
         if self._size > MAX_BYTES:
             raise _TooLargeError("The file holds more than 4 GiB; split it.")
-        if self._size > max(_RATIO_FROM, MAX_RATIO * self._file.tell()):
+        if self._size > max(_RATIO_FROM, MAX_RATIO * self._packed()):
             raise _TooLargeError(f"The file holds more than {MAX_RATIO} times its compressed size, so it is not read.")
         buffer[: len(data)] = data
         return len(data)
 
 
-def _undone(file: BinaryIO) -> BinaryIO:
-    start = file.read(len(_GZIP))
+@contextmanager
+def _undone(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the lines of a file, as they are, compressed with gzip, or the rows of a Parquet file."""
+    start = file.read(max(len(_GZIP), len(parquet.MAGIC)))
     file.seek(0)
-    return io.BufferedReader(_Bounded(file), 1 << 16) if start == _GZIP else file
+    if start == parquet.MAGIC:
+        size = file.seek(0, io.SEEK_END)
+        with parquet.rows(file) as rows:
+            yield io.BufferedReader(_Bounded(rows, lambda: size), 1 << 16)
+    elif start.startswith(_GZIP):
+        with gzip.GzipFile(fileobj=file, mode="rb") as inner:
+            yield io.BufferedReader(_Bounded(inner, file.tell), 1 << 16)  # type: ignore[arg-type]  # it reads as one
+    else:
+        yield file
 
 
 def _objects(file: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row]]:

@@ -20,6 +20,7 @@ from app.services.data.exports import Filters
 from app.services.data.formats import lossless, spreadsheet
 from app.services.data.formats.catalog import Format, write
 from app.services.data.formats.records import Loss, Row, Ties
+from app.services.data.parquet import files as parquet_files
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Export:
     ties: Ties = "drop"
     limit: int | None = None
     snapshot: Snapshot | None = None
+    parquet: bool = False
+
+    @property
+    def media_type(self) -> str:
+        """The type of the file."""
+        return parquet_files.MEDIA_TYPE if self.parquet else self.format.media_type
 
     def narrowed(self) -> Filters:
         """Return the filters; a format that drops the flags of a ranking holds only what counts now, unless asked."""
@@ -48,10 +55,15 @@ def chunks(session: Session, export: Export, loss: Loss) -> Generator[bytes, Non
 
     Raises `InvalidInputError` for filters that will not do, before the first piece.
     """
+    if export.parquet:
+        parquet_files.require(export.format.name)
     if export.snapshot is not None:
-        return _pieces(export, frozen.chunks(export.snapshot, export.format.of, export.filters, export.limit), loss)
-    statement = exports.selected(session, export.format.of, export.project_id, export.narrowed())
-    return _pieces(export, exports.copied(session, exports.as_json(statement, export.limit)), loss)
+        lines = frozen.chunks(export.snapshot, export.format.of, export.filters, export.limit)
+    else:
+        statement = exports.selected(session, export.format.of, export.project_id, export.narrowed())
+        lines = exports.copied(session, exports.as_json(statement, export.limit))
+    pieces = _pieces(export, lines, loss)
+    return parquet_files.written(export.format.name, pieces) if export.parquet else pieces
 
 
 def _pieces(export: Export, lines: Generator[bytes, None, None], loss: Loss) -> Generator[bytes, None, None]:
@@ -91,6 +103,7 @@ def manifest(session: Session, export: Export) -> dict[str, Any]:
         size += len(chunk)
     return {
         "format": export.format.name,
+        "file": "parquet" if export.parquet else "lines",
         "project_id": export.project_id,
         "filters": export.narrowed().model_dump(mode="json", exclude_none=True),
         "snapshot": export.snapshot and export.snapshot.sha256,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from backports import zstd
@@ -19,6 +19,7 @@ from run_builders import demonstrate, make_project, make_prompts, make_task, mak
 from sqlalchemy import text
 
 from app.db import transaction
+from app.models import User
 from app.services.accounts import tokens
 from app.services.data import pseudonyms
 from app.services.data.exports import ExportedRanking
@@ -168,6 +169,39 @@ def test_it_is_compressed_as_the_reader_can_undo_it(scene: Scene, get: Get, clie
         assert answer.headers["vary"] == "Accept-Encoding"
         undo = {"gzip": gzip.decompress, "zstd": zstd.decompress, None: bytes}[encoding]
         assert undo(raw) == plain.content
+
+
+def test_a_parquet_file_holds_the_same_rows_and_comes_back_in(
+    scene: Scene, get: Get, client: Any, tmp_path: Any
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    with transaction() as session:
+        admin = session.query(User).filter_by(role="admin").one()
+        other = UUID(scene.other.split("/")[4])
+        _, token = tokens.create(session, admin, name="i", scopes=["import:write"], project_id=other, days=1)
+    for name in ("trl", "plackett"):
+        answer = get(scene.path, scene.token, "zstd", format=name, file="parquet", state="current")
+        assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+        assert "content-encoding" not in answer.headers
+        rows = parquet.read_table(io.BytesIO(answer.content)).to_pylist()
+        lines = [
+            json.loads(line)
+            for line in get(scene.path, scene.token, format=name, state="current").text.split("\n")[:-1]
+        ]
+        for row in lines if name == "plackett" else ():
+            row["judgements"] = json.dumps(row["judgements"])
+        assert rows == lines
+        manifest = get(f"{scene.path}/manifest", scene.token, format=name, file="parquet", state="current").json()
+        assert (manifest["file"], manifest["bytes"]) == ("parquet", len(answer.content))
+        sent = client.post(
+            scene.other.replace("export", "import"),
+            params={"format": name, "dataset": name},
+            content=answer.content,
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        assert (sent.status_code, sent.json()["added"]) == (200, len(rows))
+    refused = get(scene.path, scene.token, format="oasst", file="parquet")
+    assert (refused.status_code, "no Parquet form" in refused.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(

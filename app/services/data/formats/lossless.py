@@ -55,7 +55,7 @@ def read(row: Row) -> Iterator[Record]:
     place_of = {reading.text(item, "id"): place for place, item in enumerate(completions)}
     try:
         ranking = tuple(tuple(sorted(place_of[item] for item in group)) for group in reading.listed(row, "ranking"))
-        judged = reading.mapping(row.get("judgements"), "“judgements”")
+        judged = reading.mapping(reading.or_json(row.get("judgements")), "“judgements”")
         judgements = {place_of[key]: reading.mapping(value, "a judgement") for key, value in judged.items() if value}
     except (KeyError, TypeError):
         raise BadLineError("ranks or judges an answer that is not among its completions.") from None

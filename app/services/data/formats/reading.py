@@ -75,6 +75,16 @@ def turns(value: Any, key: str) -> tuple[Message, ...]:
     return tuple(found)
 
 
+def or_json(value: Any) -> Any:
+    """Return the value, or what it says in JSON where it is a text: so columns hold what has no one type."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
 def turns_or_json(value: Any, key: str) -> tuple[Message, ...]:
     """Return a list of turns that may itself be written as a JSON text."""
     if isinstance(value, str):

@@ -1,0 +1,1 @@
+"""Parquet, written and read in a child process with limits: the server itself never loads pyarrow."""
