@@ -51,6 +51,8 @@ DONE = {
     "snapshot-ready": "The snapshot is ready. Training runs can start from it.",
     "blind-started": "The tasks are open. Labelers get them in between the others.",
     "blind-stopped": "The evaluation is stopped. What was known by now stands.",
+    "gate-saved": "The gate is saved. It holds from the next candidate on.",
+    "rolled-back": "The policy before is in use again.",
     "model-promoted": "This is now the project's active policy. The one before it is retired.",
     "token-revoked": "The token is revoked. Whoever uses it is refused from now on.",
     "none-left": "Nothing waits for you in this project just now.",

@@ -16,6 +16,7 @@ from app.api.schemas import Closed, Page, PageQuery, page
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import training
+from app.services.evaluation import promotions
 from app.services.projects import projects
 from app.services.training import registry
 
@@ -76,5 +77,5 @@ def read_model(model_id: UUID, session: SessionDep, caller: RunsCaller) -> Model
 def promote_model(model_id: UUID, session: SessionDep, caller: ModelsCaller, once: OnceDep) -> Response:
     """Make a policy the one in use; the one before it is retired. Promoting it again changes nothing."""
     caller.require_project(training.model(session, model_id)["project_id"])
-    registry.promote(session, registry.get(session, model_id), tokens.maker(session, caller))
+    promotions.promote(session, registry.get(session, model_id), tokens.maker(session, caller))
     return once.answer(ModelOut(**training.model(session, model_id)))

@@ -15,7 +15,9 @@ from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
-from app.models import ModelVersion, Project
+from app.models import GateVerdict, ModelVersion, Project
+from app.services.evaluation import gate, promotions
+from app.services.evaluation.gate import Check
 from app.services.projects import projects
 from app.services.training import charts, registry
 from app.services.training.registry import Lineage
@@ -53,6 +55,9 @@ class ModelPage:
     figures: dict[str, str]
     evaluation: dict[str, str]
     evaluation_run: str
+    verdict: GateVerdict | None
+    checks: Sequence[Check]
+    may_judge: bool
     may_promote: bool
     problem: str
 
@@ -100,7 +105,7 @@ def promote(request: Request, session: SessionDep, admin: AdminUser, model_id: U
     """Make this the project's active policy."""
     model = registry.get(session, model_id)
     try:
-        registry.promote(session, model, admin)
+        promotions.promote(session, model, admin)
     except InvalidInputError as error:
         return _show(request, session, model, may_promote=True, problem=error.message, status=error.status)
     return redirect(f"/models/{model.id}", done="model-promoted")
@@ -137,6 +142,7 @@ def _show(
     status: int = 200,
 ) -> Response:
     evaluation = model.metrics.get("evaluation", {})
+    verdict = gate.newest(session, model.id)
     page = ModelPage(
         projects.get(session, model.project_id),
         model,
@@ -144,6 +150,9 @@ def _show(
         charts.figures(model.metrics),
         charts.figures(evaluation),
         str(evaluation.get("run_id", "")),
+        verdict,
+        gate.checks_of(verdict) if verdict else (),
+        may_promote and model.kind == "policy" and gate.of_project(session, model.project_id)[0] != gate.Limits(),
         may_promote and model.kind == "policy" and model.state != "promoted",
         problem,
     )

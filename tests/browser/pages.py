@@ -169,6 +169,7 @@ def pages_of(
         "model": (admin, f"/models/{studio.models['dpo-1'].id}"),
         "blind evaluations": (admin, f"/projects/{rivals.project.id}/blind"),
         "blind evaluation": (admin, f"/blind/{rivals.stopped}"),
+        "gate": (admin, f"/projects/{rivals.project.id}/gate"),
         "people": (admin, "/people"),
         "tokens": (admin, "/tokens"),
         "api": (admin, "/api/docs"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import ModelVersion, Project, Run, Snapshot, User
+from app.models import GateVerdict, ModelVersion, Project, Promotion, Run, Snapshot, User
 from app.services.accounts import audit
 from trainer.records import RecordError, file_sha256, verify_manifest
 
@@ -91,7 +91,21 @@ def add_trained(session: Session, run: Run, *, uri: str, manifest_sha256: str, m
     return model
 
 
-def promote(session: Session, model: ModelVersion, user: User) -> ModelVersion:
+def active(session: Session, project_id: UUID) -> ModelVersion | None:
+    """Return the policy that a project uses; None before the first promotion."""
+    return session.scalar(
+        select(ModelVersion).where(ModelVersion.project_id == project_id, ModelVersion.state == "promoted")
+    )
+
+
+def promote(
+    session: Session,
+    model: ModelVersion,
+    user: User,
+    *,
+    how: Literal["admin", "gate", "rollback"] = "admin",
+    verdict: GateVerdict | None = None,
+) -> ModelVersion:
     """Make a policy the project's active one; the one before it becomes retired, in the same transaction.
 
     Raises `InvalidInputError` for a reward model or for files that are not what was stored. Promoting the promoted
@@ -105,10 +119,11 @@ def promote(session: Session, model: ModelVersion, user: User) -> ModelVersion:
     session.refresh(model)
     if model.state == "promoted":
         return model
-    session.execute(
+    previous = session.scalar(
         update(ModelVersion)
         .where(ModelVersion.project_id == model.project_id, ModelVersion.state == "promoted")
         .values(state="retired")
+        .returning(ModelVersion.id)
     )
     session.execute(
         update(ModelVersion)
@@ -116,7 +131,17 @@ def promote(session: Session, model: ModelVersion, user: User) -> ModelVersion:
         .values(state="promoted", promoted_at=func.clock_timestamp(), promoted_by=user.id)
     )
     session.refresh(model)
-    audit.record(session, user, "model.promoted", "model_version", model.id, name=model.name)
+    session.add(
+        Promotion(
+            project_id=model.project_id,
+            model_id=model.id,
+            previous_id=previous,
+            how=how,
+            verdict_id=verdict.id if verdict else None,
+            created_by=user.id,
+        )
+    )
+    audit.record(session, user, "model.promoted", "model_version", model.id, name=model.name, how=how)
     return model
 
 

@@ -20,7 +20,10 @@ from app.models import AuditEvent, ModelVersion, PipelineStage, Run, Snapshot, T
 from app.services.training import pipelines, registry, run_states
 from app.worker import rounds
 
-GOOD = {"held_out_accuracy": 0.7, "policies": {"dpo-1": {"win_rate": 0.6, "kl": 3.0}}}
+GOOD = {
+    "held_out_accuracy": 0.7,
+    "policies": {"dpo-1": {"win_rate": 0.6, "win_rate_interval": [0.53, 0.67], "kl": 3.0}},
+}
 
 
 @pytest.fixture
@@ -73,9 +76,18 @@ def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
 @pytest.mark.parametrize(
     ("summary", "unmet"),
     [
-        ({"policies": {"dpo-1": {"win_rate": 0.4, "kl": 3.0}}}, ["The win rate is 0.4, below 0.5."]),
-        ({"policies": {"dpo-1": {"win_rate": 0.6, "kl": 12.0}}}, ["The KL is 12, above 10."]),
-        ({"policies": {"dpo-1": {"kl": 3.0}}}, ["The win rate was not measured."]),
+        (
+            {"policies": {"dpo-1": {"win_rate": 0.6, "win_rate_interval": [0.49, 0.7], "kl": 3.0}}},
+            ["The lower bound of the win rate by the reward model is 49 %, below 50 %."],
+        ),
+        (
+            {"policies": {"dpo-1": {"win_rate": 0.6, "win_rate_interval": [0.52, 0.7], "kl": 12.0}}},
+            ["The KL to the baseline is 12, above 10."],
+        ),
+        (
+            {"policies": {"dpo-1": {"kl": 3.0}}},
+            ["The lower bound of the win rate by the reward model was not measured."],
+        ),
     ],
 )
 def test_a_candidate_that_does_not_pass_stays_one_and_the_better_policy_answers(
