@@ -1,7 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed]
-                [export [RANKINGS]] [snapshot [RANKINGS]]
+                [export [RANKINGS]] [snapshot [RANKINGS]] [active-selection]
 """
 
 from __future__ import annotations
@@ -9,7 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import dpo_speed, export, handout, labelers, next_task, page, quality, reward_speed, sampling, snapshot
+from bench import (
+    active_selection,
+    dpo_speed,
+    export,
+    handout,
+    labelers,
+    next_task,
+    page,
+    quality,
+    reward_speed,
+    sampling,
+    snapshot,
+)
 
 BENCHES: dict[str, Callable[[], None]] = {
     "handout": handout.main,
@@ -22,6 +34,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "export": export.main,
     "quality": quality.main,
     "snapshot": snapshot.main,
+    "active-selection": active_selection.main,
 }
 SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main}
 """Benches that take a number of rankings."""

@@ -12,10 +12,10 @@ from sqlalchemy import select
 
 from app.db import transaction
 from app.models import ModelVersion, Pipeline, PipelineStage, Project, Run, User
-from app.services.labeling import tasks
+from app.services.labeling import queue_order, tasks
 from app.services.training import pipelines, recipes, registry, run_states
 from app.worker import rounds
-from trainer.records import Sample
+from trainer.records import Sample, Score
 
 FULL: dict[str, Any] = {
     "stages": [
@@ -85,6 +85,8 @@ class Loop:
                 for index in range(2)
             ]
             tasks.add_sampled(session, run, rows, run.parent_model_id)
+        elif run.method == "score":
+            queue_order.apply(session, run, [Score(task, (0.0,), 0.0, 0.0, 1.0) for task in run.inputs["tasks"]])
         elif run.method in registry.KINDS:
             uri = fake_model_folder(self.folder / str(run.id))
             registry.add_trained(session, run, uri=uri, manifest_sha256="", metrics={})

@@ -1,6 +1,6 @@
 """The trainer's command. A bad configuration or bad data is refused before anything heavy is imported.
 
-    python -m trainer {sft,reward,dpo,kto,ppo,rloo,evaluate,sample,revise,feedback} --run DIR
+    python -m trainer {sft,reward,dpo,kto,ppo,rloo,evaluate,sample,score,revise,feedback} --run DIR
 
 Exit codes: 0 done · 2 bad configuration or data, one sentence on stderr · 3 stopped on request, checkpoint saved ·
 4 the run found itself wrong, as by a loss that is not finite · others: a crash; run the same command again to go on

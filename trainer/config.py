@@ -34,6 +34,7 @@ from trainer.options import (
     RolloutOptions,
     SampleOptions,
     Sampling,
+    ScoreOptions,
     SftOptions,
     require,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "RunConfig",
     "SampleOptions",
     "Sampling",
+    "ScoreOptions",
     "SftOptions",
     "dump_run",
     "load_run",
@@ -75,7 +77,7 @@ class RunConfig:
     """One run. `model` is a local folder or a hub id; `max_length` counts prompt and completion tokens together."""
 
     run_id: str
-    method: Literal["sft", "reward", "dpo", "kto", "ppo", "rloo", "evaluate", "sample", "revise", "feedback"]
+    method: Literal["sft", "reward", "dpo", "kto", "ppo", "rloo", "evaluate", "sample", "score", "revise", "feedback"]
     model: str
     options: Options
     seed: int = 0

@@ -316,6 +316,11 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
+class ScoreOptions:
+    """Score the tasks of `data/comparisons.jsonl` by the reward model `run.model`; there is nothing to choose."""
+
+
+@dataclass(frozen=True)
 class ReviseOptions:
     """Critique and revision by the principles of data/constitution.jsonl (Bai et al. 2022): `rounds` for each prompt.
 
@@ -358,6 +363,7 @@ Options = (
     | RlooOptions
     | EvaluateOptions
     | SampleOptions
+    | ScoreOptions
     | ReviseOptions
     | FeedbackOptions
 )
@@ -371,6 +377,7 @@ OPTIONS: dict[str, type[Options]] = {
     "rloo": RlooOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
+    "score": ScoreOptions,
     "revise": ReviseOptions,
     "feedback": FeedbackOptions,
 }

@@ -5,6 +5,7 @@
     data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "strengths": [2],
                                  "acceptable": 1, "weight", "labeler", "split"}
     samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl"}
+    scores.jsonl                {"id", "scores": [0.3, -1.2], "information", "spread", "margin"}
     metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
 
 `ranking` lists tie groups of indexes into `completions`, best first. Answers that it leaves out stand below all that it
@@ -119,6 +120,21 @@ class Sample:
     kl: float | None = None
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a reward model with several heads thinks of a task's answers, in raw scores, and how sure it is.
+
+    Over the pairs of answers: `information` is what a labeler's choice would tell about the heads (nats), `spread` the
+    heads' standard deviation of the difference, `margin` the size of the difference by all heads together.
+    """
+
+    id: str
+    scores: tuple[float, ...]
+    information: float
+    spread: float
+    margin: float
+
+
 def split_of(messages: tuple[Message, ...], held_out_fraction: float) -> Split:
     """Return the split of a prompt from the hash of its messages: the same prompt is always on the same side."""
     digest = hashlib.sha256(canonical([asdict(message) for message in messages])).digest()
@@ -229,6 +245,20 @@ def read_samples(path: Path) -> list[Sample]:
             rows.append(Sample(**row))
         except TypeError as error:
             raise RecordError(f"{path.name} line {n}: {error}.") from None
+    return rows
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Read `scores.jsonl`."""
+    rows = []
+    for n, row in read_jsonl(path):
+        try:
+            score = Score(**{**row, "scores": tuple(row["scores"])})
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{path.name} line {n}: {error}.") from None
+        if not all(math.isfinite(value) for value in (score.information, score.spread, score.margin)):
+            raise RecordError(f"{path.name} line {n}: a score is not finite.")
+        rows.append(score)
     return rows
 
 

@@ -88,6 +88,7 @@ PLOTS: dict[str, tuple[Plot, ...]] = {
     "ppo": ROLLOUTS,
     "rloo": ROLLOUTS,
     "evaluate": (),
+    "score": (),
     "sample": (Plot("speed", "Sampling speed", ("tokens_per_second",), "tokens a second", x_label="prompts done"),),
     "revise": (Plot("speed", "Sampling speed", ("tokens_per_second",), "tokens a second", x_label="prompts done"),),
     "feedback": (Plot("decided", "Both orders agree", ("decided",), "share of pairs", x_label="pairs done"),),

@@ -19,6 +19,7 @@ from app.models.labeling import (
 )
 from app.models.pipelines import Occurrence, Pipeline, PipelineStage, Schedule
 from app.models.quality import Dismissal, QualityReport
+from app.models.rounds import TaskScore
 from app.models.training import (
     Checkpoint,
     ModelVersion,
@@ -73,6 +74,7 @@ __all__ = [
     "Snapshot",
     "Task",
     "TaskCompletion",
+    "TaskScore",
     "User",
     "WebSession",
     "Worker",

@@ -24,6 +24,8 @@ class Project(Base):
     `screening_tasks` tasks whose answer is known, and is let in from `screening_threshold` agreement on.
     `gold_percent` of the tasks handed out are gold ones; while policies are judged blind, `blind_percent` are tasks of
     that. After `deadline_at` nothing new is handed out.
+    `queue_order` says what waiting training tasks are ordered by, `random_percent` how many of them by chance all the
+    same. A snapshot weighs a ranking `round_weight_percent` less with every round it is older, and by `policy_weights`.
     """
 
     __tablename__ = "projects"
@@ -39,6 +41,9 @@ class Project(Base):
         CheckConstraint("blind_percent BETWEEN 1 AND 100", name="blind_percent"),
         CheckConstraint("screening_tasks BETWEEN 0 AND 100", name="screening_tasks"),
         CheckConstraint("screening_threshold BETWEEN 0 AND 1", name="screening_threshold"),
+        CheckConstraint("queue_order IN ('arrival', 'random', 'uncertainty', 'margin')", name="queue_order"),
+        CheckConstraint("random_percent BETWEEN 0 AND 100", name="random_percent"),
+        CheckConstraint("round_weight_percent BETWEEN 0 AND 100", name="round_weight_percent"),
     )
 
     id: Mapped[IdPk]
@@ -55,6 +60,10 @@ class Project(Base):
     blind_percent: Mapped[int] = mapped_column(server_default=sql("50"))
     screening_tasks: Mapped[int] = mapped_column(server_default=sql("0"))
     screening_threshold: Mapped[float] = mapped_column(server_default=sql("0.75"))
+    queue_order: Mapped[str] = mapped_column(server_default=sql("'arrival'"))
+    random_percent: Mapped[int] = mapped_column(server_default=sql("20"))
+    round_weight_percent: Mapped[int] = mapped_column(server_default=sql("100"))
+    policy_weights: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Now]
 
@@ -135,6 +144,7 @@ class Task(Base):
     Chat turns and edits are tasks that were born answered. A task whose purpose is `gold` or `screening` knows its
     answer: `reference` holds tie groups of completion ids. It measures labelers, and never becomes training data.
     Nor does an `evaluation` task, which measures policies: it belongs to the blind evaluation `evaluation_id`.
+    `round` numbers the refreshes of a project: 0 for tasks from before the first one.
     """
 
     __tablename__ = "tasks"
@@ -148,6 +158,7 @@ class Task(Base):
             "target_overlap >= 1 AND (target_overlap <= 16 OR purpose IN ('gold', 'screening'))", name="target_overlap"
         ),
         CheckConstraint("open_leases >= 0 AND done_count >= 0", name="counters"),
+        CheckConstraint("round >= 0", name="round"),
         CheckConstraint("open_leases + done_count <= target_overlap", name="overlap"),
         UniqueConstraint("sampling_run_id", "prompt_id"),
         Index(
@@ -183,6 +194,7 @@ class Task(Base):
     takeable: Mapped[bool] = mapped_column(Computed("open_leases + done_count < target_overlap", persisted=True))
     sampling_run_id: Mapped[UUID | None] = mapped_column(ForeignKey("runs.id"))
     evaluation_id: Mapped[UUID | None] = mapped_column(ForeignKey("blind_evaluations.id"), index=True)
+    round: Mapped[int] = mapped_column(server_default=sql("0"))
     created_at: Mapped[Now]
 
     prompt: Mapped[Prompt] = relationship(lazy="raise")

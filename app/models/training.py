@@ -44,7 +44,8 @@ class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         CheckConstraint(
-            "method IN ('sft', 'reward', 'dpo', 'kto', 'ppo', 'rloo', 'evaluate', 'sample')", name="method"
+            "method IN ('sft', 'reward', 'dpo', 'kto', 'ppo', 'rloo', 'evaluate', 'sample', 'score')",
+            name="method",
         ),
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
@@ -61,7 +62,8 @@ class Run(Base):
     method: Mapped[str]
     name: Mapped[str]
     config: Mapped[dict[str, Any]]
-    # What the run works on, by database id: {"prompts": [...]} or {"reward_model": id} or {"policies": {name: id}}.
+    # What the run works on, by database id: {"prompts": [...]} or {"reward_model": id} or {"policies": {name: id}}
+    # or {"tasks": [...], "policy": name, "random_share": number}.
     inputs: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     snapshot_id: Mapped[UUID | None] = mapped_column(ForeignKey("snapshots.id"))
     # Runs make models and start from models: the second half of that circle is added after both tables exist.

@@ -19,7 +19,7 @@ from app.forms import FormModel, Submitted, form_of
 from app.models import Project
 from app.services.labeling import flags, task_changes
 from app.services.labeling.task_changes import Report
-from app.services.projects import memberships, project_settings, projects
+from app.services.projects import memberships, mixing, project_settings, projects
 from app.services.projects.memberships import Member
 from app.services.projects.project_settings import NewSettings
 from app.templating import redirect, render
@@ -38,6 +38,10 @@ class SettingsForm(FormModel):
     gold_percent: int = Field(ge=0, le=50)
     screening_tasks: int = Field(ge=0, le=100)
     screening_percent: int = Field(ge=0, le=100)
+    queue_order: Literal["arrival", "random", "uncertainty", "margin"] = "arrival"
+    random_percent: int = Field(default=20, ge=0, le=100)
+    round_weight_percent: int = Field(default=100, ge=0, le=100)
+    policy_weights: str = Field(default="", max_length=4000)
     open_tasks: Literal["yes", ""] = ""
 
 
@@ -92,6 +96,10 @@ def save_settings(
     form = submitted.data
     if form is None:
         return _settings(request, session, project, submitted, status=422)
+    try:
+        mixing.read_weights(form.policy_weights)
+    except InvalidInputError as error:
+        return _settings(request, session, project, submitted.refused(error, "policy_weights"), status=error.status)
     new = NewSettings(**form.model_dump(exclude={"open_tasks"}))
     try:
         report = project_settings.save(session, project, admin, new, open_tasks_too=bool(form.open_tasks))

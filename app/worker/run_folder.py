@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Prompt, Run, Snapshot
+from app.services.labeling import queue_order
 from app.services.training import run_states
 from app.services.training.run_states import NewCheckpoint
 from app.services.training.snapshots import prompt_record
@@ -30,20 +31,25 @@ LOG_TAIL_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run directory is made from, read from the database in one go: making it may take long."""
+    """What a run directory is made from, read from the database in one go: making it may take long.
+
+    Without a snapshot the data are `rows`: a scoring run's tasks, or the prompts of any other.
+    """
 
     method: str
     gpus: int
     config: dict[str, Any]
     snapshot: Path | None
-    prompts: tuple[Any, ...]
+    rows: tuple[Any, ...]
     checkpoints: tuple[NewCheckpoint, ...]
 
 
 def plan(session: Session, run: Run) -> Plan:
     """Return what the run directory of a run is made from."""
     chosen: tuple[Any, ...] = ()
-    if run.snapshot_id is None:
+    if run.method == "score":
+        chosen = tuple(queue_order.unjudged(session, run))
+    elif run.snapshot_id is None:
         rows = session.execute(
             select(Prompt.content_sha256, Prompt.messages, Prompt.split)
             .where(Prompt.id.in_([UUID(item) for item in run.inputs["prompts"]]))
@@ -77,7 +83,8 @@ def prepare(plan: Plan, folder: Path, fence: int) -> None:
         shutil.copytree(plan.snapshot, partial)
     else:
         partial.mkdir()
-        write_jsonl(partial / "prompts.jsonl", list(plan.prompts))
+        name = "comparisons" if plan.method == "score" else "prompts"
+        write_jsonl(partial / f"{name}.jsonl", list(plan.rows))
         write_manifest(partial)
     partial.rename(data)
 

@@ -17,10 +17,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Prompt, Run
-from app.services.labeling import tasks
+from app.services.labeling import queue_order, tasks
 from app.services.training import charts, registry
 from app.services.training.snapshots import prompt_record
-from trainer.records import RecordError, Sample, file_sha256, read_samples, verify_manifest
+from trainer.records import RecordError, Sample, Score, file_sha256, read_samples, read_scores, verify_manifest
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Outcome:
     final: Path | None = None
     manifest_sha256: str | None = None
     samples: tuple[Sample, ...] = ()
+    scores: tuple[Score, ...] = ()
 
 
 def read(method: str, run_dir: Path) -> Outcome:
@@ -45,6 +46,8 @@ def read(method: str, run_dir: Path) -> Outcome:
         return Outcome(report, final, file_sha256(final / "manifest.json"))
     if method == "sample":
         return Outcome(report, samples=tuple(read_samples(run_dir / "samples.jsonl")))
+    if method == "score":
+        return Outcome(report, scores=tuple(read_scores(run_dir / "scores.jsonl")))
     return Outcome(report)
 
 
@@ -60,6 +63,11 @@ def store(session: Session, run: Run, outcome: Outcome) -> None:
         if run.parent_model_id is None:
             raise RecordError("A sampling run names no model.")
         tasks.add_sampled(session, run, _with_prompt_ids(session, run, outcome.samples), run.parent_model_id)
+    elif run.method == "score":
+        unknown = {score.id for score in outcome.scores} - set(run.inputs["tasks"])
+        if unknown:
+            raise RecordError(f"scores.jsonl names a task that the run was not given: {min(unknown)}.")
+        queue_order.apply(session, run, outcome.scores)
     else:
         _add_figures(session, run, summary.get("policies", {}))
 

@@ -122,14 +122,14 @@ def open_ranking_tasks(session: Session, project: Project) -> int:
     )
 
 
-def open_sampled(session: Session, project: Project, user: User, run_id: UUID, priority: int) -> int:
-    """Open the draft tasks that one sampling run has left, with this priority, and return how many are new."""
+def open_sampled(session: Session, project: Project, user: User, run_id: UUID, priority: int, round_number: int) -> int:
+    """Open the draft tasks that one sampling run has left, as a round's, and return how many are new."""
     projects.lock(session, project.id)
     opened = len(
         session.execute(
             update(Task)
             .where(Task.project_id == project.id, Task.sampling_run_id == run_id, Task.state == "draft")
-            .values(state="open", priority=priority)
+            .values(state="open", priority=priority, round=round_number)
             .returning(Task.id)
         ).all()
     )

@@ -13,7 +13,7 @@ from app.errors import InvalidInputError
 from app.models import AuditEvent, Project, User
 from app.services.labeling import task_changes
 from app.services.labeling.task_changes import Outcome
-from app.services.projects import projects
+from app.services.projects import mixing, projects
 
 CONFIGURED = "project.configured"
 
@@ -30,6 +30,10 @@ class NewSettings:
     gold_percent: int
     screening_tasks: int
     screening_percent: int
+    queue_order: str = "arrival"
+    random_percent: int = 20
+    round_weight_percent: int = 100
+    policy_weights: str = ""
 
 
 def shown(project: Project) -> dict[str, str]:
@@ -44,6 +48,10 @@ def shown(project: Project) -> dict[str, str]:
         "gold_percent": str(project.gold_percent),
         "screening_tasks": str(project.screening_tasks),
         "screening_percent": str(round(project.screening_threshold * 100)),
+        "queue_order": project.queue_order,
+        "random_percent": str(project.random_percent),
+        "round_weight_percent": str(project.round_weight_percent),
+        "policy_weights": "\n".join(f"{name} {weight:g}" for name, weight in sorted(project.policy_weights.items())),
     }
 
 
@@ -57,7 +65,8 @@ def save(session: Session, project: Project, user: User, new: NewSettings, *, op
     """Store the settings, and the overlap for the open ranking tasks too if asked; None when nothing was to change.
 
     Returns the id of the report otherwise. The form has checked the figures and the table's constraints hold them.
-    Raises `InvalidInputError` for a deadline that is no time, or is newly set to one that has passed.
+    Raises `InvalidInputError` for a deadline that is no time, or is newly set to one that has passed, and for weights
+    that are no lines of a name and a number.
     """
     locked = projects.lock(session, project.id)
     before = shown(locked)
@@ -69,6 +78,10 @@ def save(session: Session, project: Project, user: User, new: NewSettings, *, op
     locked.access = new.access
     locked.gold_percent = new.gold_percent
     locked.screening_tasks = new.screening_tasks
+    locked.queue_order = new.queue_order
+    locked.random_percent = new.random_percent
+    locked.round_weight_percent = new.round_weight_percent
+    locked.policy_weights = mixing.read_weights(new.policy_weights)
     if str(new.screening_percent) != before["screening_percent"]:
         locked.screening_threshold = new.screening_percent / 100
     after = shown(locked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,6 +195,15 @@ def check_folder(folder: Path) -> None:
         raise InvalidInputError(f"The folder {folder} has no safetensors file; convert the weights to safetensors.")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InvalidInputError(f"The folder {folder} has no tokenizer; save the model's tokenizer there.")
+
+
+def heads(model: ModelVersion) -> int | None:
+    """Return how many heads a reward model has, by its own files; None where they do not say."""
+    try:
+        facts = json.loads((Path(model.uri) / "reward.json").read_text(encoding="utf-8"))
+        return len(facts["mean"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_local(model: ModelVersion) -> bool:

@@ -21,9 +21,9 @@ from trainer.config import METHODS, OPTIONS, Lora, RunConfig
 
 Kind = Literal["integer", "number", "choice", "switch", "words"]
 
-BY_PEOPLE = tuple(method for method in METHODS if method not in ("sample", "revise", "feedback"))
-"""Methods that are started from a form of their own. Answers are sampled from a project's page, and what works by a
-constitution is run by hand (`docs/constitution.md`)."""
+BY_PEOPLE = tuple(method for method in METHODS if method not in ("sample", "score", "revise", "feedback"))
+"""Methods that are started from a form of their own. Answers are sampled, and tasks scored, from a project's
+pages, and what works by a constitution is run by hand (`docs/constitution.md`)."""
 
 # Set from what the form lets one choose, or by the app itself.
 NOT_OFFERED = frozenset({"run_id", "method", "model", "options", "device", "lora", "snapshot_id", "schema"}) | {

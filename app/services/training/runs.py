@@ -23,9 +23,10 @@ from app.db import after_commit, transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent, RunMetric, Snapshot, User
 from app.queue import gpu_queue, ring
+from app.services.labeling import queue_order
 from app.services.training import registry, run_states
 from app.settings import get_settings
-from trainer.config import METHODS, ConfigError, dump_run, parse_run
+from trainer.config import METHODS, ConfigError, RunConfig, dump_run, parse_run
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ METHOD_NAMES = {
     "rloo": "RLOO",
     "evaluate": "Evaluation",
     "sample": "Sampling",
+    "score": "Order of the queue",
 }
 LEARNS_FROM = {
     "sft": "demonstrations",
@@ -211,6 +213,50 @@ def create_sampling_run(
         dedupe_key=dedupe_key,
         gpus=gpus,
         settings={"seed": seed} | settings,
+    )
+
+
+def create_scoring_run(
+    session: Session,
+    project: Project,
+    user: User,
+    *,
+    reward_model: ModelVersion,
+    seed: int = 0,
+    dedupe_key: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Queue a run that scores the waiting tasks and then puts them in the order that the project is set to.
+
+    Raises `InvalidInputError` when the project hands tasks out as they came, no task waits, or the order goes by
+    disagreement and the reward model has a single head, which cannot disagree with itself.
+    """
+    _require_reward_model(project, reward_model)
+    if project.queue_order == "arrival":
+        raise InvalidInputError(
+            "This project hands tasks out in the order in which they were made; choose another order in its settings."
+        )
+    if project.queue_order == "uncertainty" and registry.heads(reward_model) == 1:
+        raise InvalidInputError(
+            f"{reward_model.name} has one head, and a single head cannot disagree; train a reward model with several "
+            "heads, or let the queue go by margin in the project's settings."
+        )
+    tasks = [str(item) for item in queue_order.candidates(session, project)]
+    if not tasks:
+        raise InvalidInputError("No task waits that could change its place; open ranking tasks first.")
+    return _create(
+        session,
+        project,
+        "score",
+        user,
+        reward_model,
+        None,
+        {},
+        {"tasks": tasks, "policy": project.queue_order, "random_share": project.random_percent / 100},
+        name=f"Order of {len(tasks)} tasks by {reward_model.name}",
+        dedupe_key=dedupe_key,
+        gpus=1,
+        settings={"seed": seed, "max_length": _length_of(session, reward_model)} | settings,
     )
 
 
@@ -400,6 +446,12 @@ def _require_reward_model(project: Project, model: ModelVersion) -> None:
     if model.kind != "reward":
         raise InvalidInputError(f"{model.name} is not a reward model; choose one, or train one first.")
     registry.check_present(model)
+
+
+def _length_of(session: Session, reward_model: ModelVersion) -> int:
+    """Return the length up to which a reward model was trained to read."""
+    trained = session.get(Run, reward_model.run_id) if reward_model.run_id else None
+    return int(trained.config["max_length"]) if trained else RunConfig.max_length
 
 
 def _require_same_project(project: Project, thing: ModelVersion | Snapshot) -> None:

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session
 from app.models import Demonstration, GuidelineVersion, Import, Project, Prompt, Ranking, Task
 from app.services.data import exports, ledgers
 from app.services.labeling import standing
+from app.services.projects import mixing
 from app.services.projects.guidelines import IMPORTED_VERSION
 from trainer import records
 
@@ -100,6 +102,7 @@ class _Tally:
         self._labelers: dict[str, Counter[str]] = defaultdict(Counter)
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.splits: dict[str, Counter[str]] = defaultdict(Counter)
+        self._weights: dict[int, Counter[float]] = defaultdict(Counter)
 
     def add(self, kind: str, labeler: str, version: str, judge: str, split: str) -> None:
         self._labelers[labeler][kind] += 1
@@ -118,6 +121,24 @@ class _Tally:
         self._counts["holds"]["with strengths"] += any(digit in strengths for digit in "123")
         if dataset:
             self._counts["datasets"][dataset] += 1
+
+    def weigh(self, round_number: int, weight: float) -> None:
+        self._weights[round_number][weight] += 1
+
+    def rounds(self) -> dict[str, dict[str, float]]:
+        """Return how many rankings each round brought and what they weigh together; nothing before the first refresh.
+
+        A manifest without rounds stays as it was before there were any, and with it the snapshot's address.
+        """
+        if self._weights.keys() <= {0} and self._weights[0].keys() <= {1.0}:
+            return {}
+        return {
+            str(number): {
+                "comparisons": counts.total(),
+                "weight": round(sum(weight * count for weight, count in counts.items()), mixing.DIGITS),
+            }
+            for number, counts in sorted(self._weights.items())
+        }
 
     def by_split(self) -> dict[str, dict[str, int]]:
         """Return how many there are on each side, of every kind; `acceptable` counts the lines drawn, if any were."""
@@ -139,6 +160,7 @@ class _Tally:
             "ranked_answers": counts.get("sizes", {}),
             "rankings_hold": counts.get("holds", {}),
             **({"datasets": counts["datasets"]} if "datasets" in counts else {}),
+            **({"rounds": rounds} if (rounds := self.rounds()) else {}),
             # They name a version that no project's own has.
             **({"imported": {"comparisons": imported}} if imported else {}),
         }
@@ -279,9 +301,10 @@ def _demonstrations(moment: Session, project: Project, labelers: dict[str, str],
 
 _ANSWERS = """
     SELECT array_to_json(array_agg(answer.text)) AS texts, array_to_json(array_agg(answer.id)) AS ids,
+           array_to_json(array_agg(coalesce(answer.policy, ''))) AS policies,
            array_to_json(array_agg(answer.entry)) AS entries
     FROM (
-        SELECT completion.id, completion.text, (
+        SELECT completion.id, completion.text, model.name AS policy, (
             SELECT row_to_json(entry) FROM (
                 SELECT completion.id, completion.source, completion.parent_id, completion.model_version_id,
                        coalesce(model.name, completion.sampling->>'model') AS model_version, completion.finish_reason
@@ -305,7 +328,9 @@ _RANKING_ENTRY = """
 
 
 def _comparisons_statement(project: Project) -> Select[Any]:
-    answers = text(_ANSWERS).columns(column("texts"), column("ids"), column("entries")).lateral("answers")
+    answers = (
+        text(_ANSWERS).columns(column("texts"), column("ids"), column("policies"), column("entries")).lateral("answers")
+    )
     return (
         select(
             Prompt.position,
@@ -321,6 +346,8 @@ def _comparisons_statement(project: Project) -> Select[Any]:
             cast(Ranking.groups, Text),
             func.array_to_json(Ranking.strengths),
             Ranking.acceptable,
+            Task.round,
+            answers.c.policies,
             literal_column(_RANKING_ENTRY),
         )
         .select_from(Prompt)
@@ -336,30 +363,51 @@ def _comparisons_statement(project: Project) -> Select[Any]:
 
 def _comparisons(moment: Session, project: Project, labelers: dict[str, str], tally: _Tally) -> Iterator[_Lines]:
     number = 0
+    weight_of = _weigher(moment, project, tally)
     for rows in _by_prompt(_rows(moment, _comparisons_statement(project))):
         messages, split = _canonical(rows[0][1]), rows[0][2]
         found = []
         for row in rows:
             user, version, judge, origin, dataset = (item.decode() for item in row[3:8])
-            texts, ids, groups, strengths, acceptable, ledger = row[8:]
+            texts, ids, groups, strengths, acceptable, round_number, policies, ledger = row[8:]
             ranking = _places(groups, ids)
             labeler = labelers[user]
             tally.add("comparisons", labeler, version, judge, split.decode())
             tally.ranking(ranking, strengths.decode(), origin, dataset, split.decode() if acceptable else "")
             spelled = str(ranking).replace(" ", "").encode()
             entry = _entry(rows[0][0], split, labeler, judge.encode(), ledger)
-            found.append((texts, labeler.encode(), spelled, strengths or b"null", acceptable or b"null", entry))
-        # Whatever is equal in all of the first five is one line or the other; the ledger's id settles the rest.
+            weight = weight_of(int(round_number), policies)
+            found.append((texts, labeler.encode(), spelled, strengths or b"null", acceptable or b"null", weight, entry))
+        # Whatever is equal in all of the first six is one line or the other; the ledger's id settles the rest.
         found.sort()
         lines = _Lines([], [item[-1] for item in found])
-        for texts, name, spelled, strengths, acceptable, _ in found:
+        for texts, name, spelled, strengths, acceptable, weight, _ in found:
             number += 1
             lines.data.append(
                 b'{"acceptable":%s,"completions":%s,"id":"c%06d","labeler":"%s","messages":%s,"ranking":%s,'
-                b'"split":"%s","strengths":%s,"weight":1.0}\n'
-                % (acceptable, texts, number, name, messages, spelled, split, strengths)
+                b'"split":"%s","strengths":%s,"weight":%s}\n'
+                % (acceptable, texts, number, name, messages, spelled, split, strengths, weight)
             )
         yield lines
+
+
+def _weigher(moment: Session, project: Project, tally: _Tally) -> Callable[[int, bytes], bytes]:
+    """Return what says how much a ranking of a round weighs, given the names of its answers' policies as JSON."""
+    used = moment.scalars(select(Task.round).where(Task.project_id == project.id, Task.state != "draft").distinct())
+    ages = mixing.ages(used.all())
+
+    @lru_cache(maxsize=4096)
+    def weight_of(round_number: int, policies: bytes) -> float:
+        return mixing.weight(
+            ages.get(round_number, 0), json.loads(policies), project.round_weight_percent, project.policy_weights
+        )
+
+    def spelled(round_number: int, policies: bytes) -> bytes:
+        weight = weight_of(round_number, policies)
+        tally.weigh(round_number, weight)
+        return json.dumps(weight).encode()
+
+    return spelled
 
 
 def _places(groups: bytes, ids: bytes) -> list[list[int]]:

@@ -27,6 +27,10 @@ SETTINGS = {
     "gold_percent": "10",
     "screening_tasks": "5",
     "screening_percent": "80",
+    "queue_order": "uncertainty",
+    "random_percent": "30",
+    "round_weight_percent": "70",
+    "policy_weights": "base 0.5",
 }
 QUESTIONS = {"body": "Be kind.", "strength": "required", "reason": "off", "line": "yes", "rank_at_least": ""}
 
@@ -72,6 +76,8 @@ def test_settings_are_saved_and_say_what_became_of_open_tasks(admin: Browser, wo
     assert 'value="2099-01-31T18:00"' in page
     project = project_of(world)
     assert (project.overlap, project.max_leases, project.access, project.screening_threshold) == (2, 3, "members", 0.8)
+    assert (project.queue_order, project.random_percent, project.round_weight_percent) == ("uncertainty", 30, 70)
+    assert project.policy_weights == {"base": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,9 @@ def test_settings_are_saved_and_say_what_became_of_open_tasks(admin: Browser, wo
         ({"access": "friends"}, "Choose one of the values offered."),
         ({"gold_percent": "51"}, "Enter 50 or less."),
         ({"screening_percent": "101"}, "Enter 100 or less."),
+        ({"queue_order": "luck"}, "Choose one of the values offered."),
+        ({"random_percent": "101"}, "Enter 100 or less."),
+        ({"policy_weights": "base half"}, "Give weights as lines of a model&#39;s name and a number"),
         ({"state": "archived"}, "a field that this page does not have"),
     ],
 )

@@ -14,11 +14,11 @@ from uuid import UUID
 import pytest
 from run_builders import make_model
 from silent_proxy import SilentProxy
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from supervision import Supervision, World, child_pid, stored, wait_for
 
 from app.db import reset_engine, transaction
-from app.models import Checkpoint, Completion, ModelVersion, RunAttempt, RunEvent, RunMetric, Task
+from app.models import Checkpoint, Completion, ModelVersion, Project, RunAttempt, RunEvent, RunMetric, Task, TaskScore
 from app.services.training import registry, run_states, runs
 from app.services.training.run_states import NewCheckpoint
 from app.settings import get_settings
@@ -348,3 +348,32 @@ def test_the_supervisor_never_imports_torch() -> None:
     script = "import sys, app.worker.tasks, app.main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert module.TRAINER[1:] == ("-m", "trainer")
+
+
+def test_a_scoring_run_puts_the_waiting_tasks_in_order(world: World) -> None:
+    with transaction() as session:
+        project = session.get_one(Project, world.project.id)
+        project.queue_order = "uncertainty"
+        training = runs.create_training_run(
+            session, project, "reward", world.admin, model=world.model, snapshot=world.snapshot,
+            max_length=128, options={"heads": 3, "optim": {"max_steps": 3, "learning_rate": 1e-3}},
+        )  # fmt: skip
+    supervision = Supervision(training.id)
+    supervision.start()
+    assert supervision.end().state == "succeeded", stored(training.id).log_tail
+    with transaction() as session:
+        session.execute(update(Task).where(Task.kind == "ranking").values(state="open", done_count=0))
+        reward_model = session.scalars(select(ModelVersion).where(ModelVersion.kind == "reward")).one()
+        run = runs.create_scoring_run(session, project, world.admin, reward_model=reward_model)
+    supervision = Supervision(run.id)
+    supervision.start()
+    assert supervision.end().state == "succeeded", stored(run.id).log_tail
+    with transaction() as session:
+        found = session.execute(
+            select(TaskScore.picked, TaskScore.information)
+            .join(Task, Task.id == TaskScore.task_id)
+            .order_by(Task.priority.desc(), Task.sort_key)
+        ).all()
+        assert len(found) == len(run.inputs["tasks"]) > 2
+        asked = [row.information for row in found if row.picked == "uncertainty"]
+        assert asked == sorted(asked, reverse=True)

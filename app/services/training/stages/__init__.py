@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from app.services.training.stages import blind, dpo, evaluate, gate, ppo, reward, sample, sft, snapshot, tasks
+from app.services.training.stages import blind, dpo, evaluate, gate, order, ppo, reward, sample, sft, snapshot, tasks
 from app.services.training.stages.base import Kind
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType(
@@ -22,5 +22,6 @@ KINDS: MappingProxyType[str, Kind] = MappingProxyType(
         "gate": gate,
         "sample": sample,
         "tasks": tasks,
+        "order": order,
     }
 )

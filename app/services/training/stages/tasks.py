@@ -32,7 +32,8 @@ def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome
     spec = base.spec_of(Spec, pipeline, stage)
     run = run_of(session, base.earlier(session, pipeline, spec.sample))
     project = session.get_one(Project, pipeline.project_id)
-    opened = tasks.open_sampled(session, project, base.owner(session, pipeline), run.id, spec.priority)
+    owner = base.owner(session, pipeline)
+    opened = tasks.open_sampled(session, project, owner, run.id, spec.priority, pipeline.number)
     return Succeeded({"opened": opened})
 
 

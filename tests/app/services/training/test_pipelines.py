@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from app.db import transaction
 from app.errors import ConflictError, NotFoundError
-from app.models import AuditEvent, ModelVersion, PipelineStage, Run, Snapshot, Task
+from app.models import AuditEvent, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
 from app.services.training import pipelines, registry, run_states
 from app.worker import rounds
 
@@ -66,8 +66,9 @@ def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
     assert (pipeline(pipeline_id).state, pipeline(pipeline_id).reason) == ("succeeded", None)
     with transaction() as session:
         assert session.get_one(Run, sample_run).parent_model_id == models["dpo-1"].id
-        opened = session.execute(select(Task.state, Task.priority).where(Task.sampling_run_id == sample_run)).all()
-    assert opened == [("open", 5)] * 10
+        query = select(Task.state, Task.priority, Task.round).where(Task.sampling_run_id == sample_run)
+        opened = session.execute(query).all()
+    assert opened == [("open", 5, 1)] * 10
     assert by_name(pipeline_id)["tasks"].detail == {"opened": 10}
     rounds.look()
     assert pipeline(pipeline_id).finished_at is not None
@@ -243,3 +244,30 @@ def test_a_model_is_found_by_what_it_is(loop: Loop, tmp_path: Path) -> None:
         with transaction() as session:
             parents[ref] = session.get_one(Run, stages(pipeline_id)[1].run_id).parent_model_id
     assert parents == {"in_use": used.id, "newest_sft": named.id, "base": loop.model.id, "model:used": used.id}
+
+
+def test_an_order_stage_scores_what_waits_and_does_nothing_where_tasks_go_out_as_they_came(loop: Loop) -> None:
+    recipe = {
+        "stages": [
+            {"name": "data", "kind": "snapshot"},
+            {"name": "judge", "kind": "reward", "snapshot": "data", "model": "base", "options": {"heads": 3}},
+            {"name": "queue", "kind": "order", "reward_model": "stage:judge"},
+        ]
+    }
+    untouched = loop.begin(recipe)
+    rounds.look()
+    loop.end_run(untouched)
+    assert (by_name(untouched)["queue"].state, by_name(untouched)["queue"].detail) == ("succeeded", {"ordered": 0})
+
+    with transaction() as session:
+        session.get_one(Project, loop.project.id).queue_order = "margin"
+    ordering = loop.begin(recipe)
+    rounds.look()
+    loop.end_run(ordering)
+    with transaction() as session:
+        run = session.get_one(Run, by_name(ordering)["queue"].run_id)
+    assert (run.method, run.inputs["policy"], run.config["seed"]) == ("score", "margin", 2)
+    assert states(ordering)[2] == "running"
+    loop.end_run(ordering)
+    assert by_name(ordering)["queue"].detail == {"ordered": len(run.inputs["tasks"])}
+    assert pipeline(ordering).state == "succeeded"

@@ -81,5 +81,5 @@ def test_the_database_takes_every_method_of_the_trainer(database: str, redis_url
         with transaction() as session:
             session.execute(text("UPDATE runs SET method = :method WHERE id = :id"), {"method": method, "id": run.id})
         assert method in runs.METHOD_NAMES
-    assert set(registry.KINDS) >= set(METHODS) - {"evaluate", "sample"}
+    assert set(registry.KINDS) >= set(METHODS) - {"evaluate", "sample", "score"}
     assert set(runs.LEARNS_FROM) >= set(runs.TRAINING_METHODS)

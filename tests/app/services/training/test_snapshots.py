@@ -9,6 +9,7 @@ from run_builders import (
     completion_ids,
     demonstrate,
     fill_project,
+    make_model,
     make_project,
     make_prompts,
     make_task,
@@ -21,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from app.db import reading, transaction
 from app.errors import InvalidInputError, NotFoundError
-from app.models import Project, Prompt, Snapshot, Task, User
+from app.models import Completion, Project, Prompt, Snapshot, Task, User
 from app.services.training import snapshots
 from trainer.records import read_comparisons, read_demonstrations, read_prompts, verify_manifest
 
@@ -173,3 +174,37 @@ def test_only_the_files_of_the_manifest_can_be_had(people: tuple[Project, User, 
     assert snapshots.file_of(snapshot, "manifest.json").is_file()
     with pytest.raises(NotFoundError):
         snapshots.file_of(snapshot, name)
+
+
+def test_older_rounds_and_named_policies_weigh_what_the_project_says(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, _ = people
+    with transaction() as session:
+        first, second = (
+            make_task(session, p, ["Yes.", "No."]) for p in make_prompts(session, project, ["One?", "Two?"])
+        )
+        rank(session, first, ada, [[0], [1]])
+        rank(session, second, ada, [[1], [0]])
+    before = freeze(project, admin)
+    assert {row.weight for row in read_comparisons(Path(before.uri) / "comparisons.jsonl")} == {1.0}
+    assert "rounds" not in before.manifest
+
+    with transaction() as session:
+        model = make_model(session, project, admin, "nowhere", "dpo-1")
+        session.execute(update(Task).where(Task.id == second.id).values(round=4))
+        session.execute(
+            update(Completion)
+            .where(Completion.id == completion_ids(session, second)[0])
+            .values(model_version_id=model.id)
+        )
+        session.execute(
+            update(Project).values(round_weight_percent=50, policy_weights={"dpo-1": 0.2}).returning(Project.id)
+        )
+    with transaction() as session:
+        after = snapshots.create(session, session.get_one(Project, project.id), admin)
+    weights = {row.messages[-1].content: row.weight for row in read_comparisons(Path(after.uri) / "comparisons.jsonl")}
+    assert weights == {"One?": 0.5, "Two?": 0.6}
+    assert after.manifest["rounds"] == {
+        "0": {"comparisons": 1, "weight": 0.5},
+        "4": {"comparisons": 1, "weight": 0.6},
+    }
+    assert after.number == before.number + 1
