@@ -9,7 +9,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow screenshots lint types contracts format serve worker migrate bench lock clean browser
+.PHONY: help setup demo test test-slow api-fuzz screenshots lint types contracts format serve worker migrate bench lock clean browser
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,9 @@ test: lint types contracts browser ## Check everything: lint, types, import cont
 
 test-slow: setup browser ## Run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+api-fuzz: setup ## Send 100 fitting and 100 unfitting requests to each operation of the API, as each of four callers
+	@PLACKETT_FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/app/api/test_fuzz.py $(ARGS)
 
 screenshots: setup browser ## Take the README's pictures again (docs/screenshots)
 	@$(BIN)/python -m pytest -q tests/browser/test_screenshots.py --screenshots docs/screenshots
