@@ -4,12 +4,13 @@
 #                that is 3.11 or newer
 #   TORCH_INDEX  an index with CPU wheels of torch, for machines without an NVIDIA GPU; see README.md, "Set-up"
 #   JOBS         the number of processes that run the tests, default 2; 0 runs them in one, one after the other
+#   FAULTS, SEED how many faults `make chaos` makes, and which (default 1000, another seed each time)
 #   ARGS         more arguments for the command, as in `make demo ARGS="--seed 3"`
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow api-fuzz screenshots lint types contracts format serve worker migrate bench lock clean browser
+.PHONY: help setup demo test test-slow api-fuzz chaos screenshots lint types contracts format serve worker migrate bench lock clean browser
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +18,8 @@ TORCH_INDEX ?=
 JOBS ?= 2
 ARGS ?=
 QUEUE ?= default
+FAULTS ?= 1000
+SEED ?=
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11,\
@@ -59,14 +62,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## Run the whole loop once on a real model, then leave the server running
 	@$(BIN)/plackett demo $(ARGS)
 
-test: lint types contracts browser ## Check everything: lint, types, import contracts, all tests but the slow ones
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(ARGS)
+test: lint types contracts browser ## Check everything: lint, types, import contracts, all tests but slow and chaos
+	@$(BIN)/python -m pytest -m "not slow and not chaos" -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-slow: setup browser ## Run the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 api-fuzz: setup ## Send 100 fitting and 100 unfitting requests to each operation of the API, as each of four callers
 	@PLACKETT_FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/app/api/test_fuzz.py $(ARGS)
+
+chaos: setup ## Kill and pause everything at random while runs train: FAULTS=1000 (half an hour), SEED=…
+	@CHAOS_FAULTS=$(FAULTS) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -m chaos -s $(ARGS)
 
 screenshots: setup browser ## Take the README's pictures again (docs/screenshots)
 	@$(BIN)/python -m pytest -q tests/browser/test_screenshots.py --screenshots docs/screenshots

@@ -146,6 +146,16 @@ def worker(queue: Annotated[Queue, typer.Option(help="Which queue to serve.")] =
 
 
 @app.command()
+def publish(folder: Annotated[Path, typer.Argument(help="A model's folder on this machine.")]) -> None:
+    """Send a model's folder to the artifact store and print the address to register it by."""
+    _settings()
+    from app.services.training import artifacts, registry
+
+    registry.check_folder(folder)
+    console.print(artifacts.publish_folder(folder), soft_wrap=True)
+
+
+@app.command()
 def beat() -> None:
     """Start the clock that asks, again and again, what is due. Two of them do no harm."""
     settings = _settings()

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         description="true behind HTTPS: `__Host-` prefix and the Secure flag on the session cookie",
     )
     allowed_hosts: list[str] = Field(default=["*"], description="Host headers served; set it in production")
-    artifacts: str | None = Field(default=None, description="fsspec URL of the artifact store; default VAR/artifacts")
+    artifacts: str | None = Field(
+        default=None, description="fsspec URL of the artifact store, for several machines; default: files stay in VAR"
+    )
     session_idle_hours: int = 12
     session_absolute_days: int = 7
     max_form_bytes: int = 1 << 20
@@ -105,6 +107,11 @@ class Settings(BaseSettings):
     chat_streams: int = Field(default=16, ge=1, description="answers that one web process receives at the same time")
     chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
     chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")
+
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _empty_is_no_store(cls, value: object) -> object:
+        return value or None  # how a compose file says that nothing is set
 
     @field_validator("endpoints", mode="before")
     @classmethod

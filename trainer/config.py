@@ -109,8 +109,12 @@ def parse_run(value: Any) -> RunConfig:
     return _read_dataclass(RunConfig, rest, "", given={"options": options})
 
 
+ARTIFACT = "artifact:"
+"""How run.json names a folder of the artifact store; it lies in models/<the rest> of the run directory."""
+
+
 def load_run(run_dir: Path) -> RunConfig:
-    """Read and check `run_dir/run.json`."""
+    """Read and check `run_dir/run.json`; names of artifacts become the folders where the run directory holds them."""
     path = run_dir / RunConfig.FILE
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +122,27 @@ def load_run(run_dir: Path) -> RunConfig:
         raise ConfigError(f"{path} does not exist; --run must name a run directory.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from None
-    return parse_run(value)
+    return parse_run(_placed(value, run_dir))
+
+
+def artifacts_named(value: Any) -> set[str]:
+    """Return the artifacts that a run's configuration names, wherever in it."""
+    if isinstance(value, (dict, list, tuple)):
+        return set().union(*map(artifacts_named, value.values() if isinstance(value, dict) else value))
+    return {value} if isinstance(value, str) and value.startswith(ARTIFACT) else set()
+
+
+def artifact_folder(run_dir: Path, name: str) -> Path:
+    """Return where in a run directory an artifact lies."""
+    return run_dir / "models" / name.removeprefix(ARTIFACT)
+
+
+def _placed(value: Any, run_dir: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _placed(item, run_dir) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, run_dir) for item in value]
+    return str(artifact_folder(run_dir, value)) if isinstance(value, str) and value.startswith(ARTIFACT) else value
 
 
 def dump_run(config: RunConfig) -> dict[str, Any]:

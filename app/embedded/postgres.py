@@ -84,7 +84,8 @@ class PostgresServer:
             give_to(self._user, self._sockets)
         if not self._data.exists():
             self._initialise(self._sockets)
-        _drop_stale_pid_file(self._data)
+        for pid_file in (self._data / "postmaster.pid", self._sockets / f"{SOCKET_NAME}.lock"):
+            _drop_stale(pid_file, self._data)
         server = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._sockets),
@@ -210,14 +211,13 @@ def check_data_directory(data: Path) -> None:
         )
 
 
-def _drop_stale_pid_file(data: Path) -> None:
-    """Remove `postmaster.pid` if the process it names is not a server on this data directory.
+def _drop_stale(pid_file: Path, data: Path) -> None:
+    """Remove `postmaster.pid` or the socket's lock if the process it names is not a server on this data directory.
 
     After a crash the number may belong to a stranger, and PostgreSQL, which cannot tell, would refuse to start. We
     can: the data folder is locked by us, and a server's working folder is its data directory. A live server keeps
     its file, and PostgreSQL's own check then refuses.
     """
-    pid_file = data / "postmaster.pid"
     if not pid_file.exists():
         return
     first = pid_file.read_text().split("\n", 1)[0].strip()

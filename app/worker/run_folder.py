@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from sqlalchemy.orm import Session
 
 from app.models import Prompt, Run, Snapshot
 from app.services.labeling import queue_order
-from app.services.training import run_states
+from app.services.training import artifacts, run_states
 from app.services.training.run_states import NewCheckpoint
 from app.services.training.snapshots import prompt_record
 from app.worker.child import LOG_FILE
-from trainer.config import RunConfig
-from trainer.records import verify_manifest, write_jsonl, write_manifest
+from trainer.config import RunConfig, artifact_folder, artifacts_named
+from trainer.records import RecordError, verify_manifest, write_jsonl, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Plan:
     method: str
     gpus: int
     config: dict[str, Any]
-    snapshot: Path | None
+    snapshot: str | None
     rows: tuple[Any, ...]
     checkpoints: tuple[NewCheckpoint, ...]
 
@@ -56,17 +57,42 @@ def plan(session: Session, run: Run) -> Plan:
             .order_by(Prompt.position)
         )
         chosen = tuple(prompt_record(row.content_sha256, row.messages, row.split) for row in rows)
-    snapshot = Path(session.get_one(Snapshot, run.snapshot_id).uri) if run.snapshot_id else None
+    snapshot = session.get_one(Snapshot, run.snapshot_id).uri if run.snapshot_id else None
     registered = tuple(run_states.registered(session, run.id))
     return Plan(run.method, run.gpus, run.config, snapshot, chosen, registered)
 
 
 def prepare(plan: Plan, folder: Path, fence: int) -> None:
-    """Write `run.json` and `data/`. A second attempt finds the same bytes, which its checkpoints ask for.
+    """Write `run.json` and `data/`, and bring what lies in the artifact store: the models, and the last checkpoint.
 
-    Everything is made aside, under the attempt's own name, and renamed: an earlier attempt that was only held up may
-    be at the same. Raises `RecordError` when the snapshot's files are missing or were changed.
+    A second attempt finds the same bytes, which its checkpoints ask for. Everything is made aside, under the attempt's
+    own name, and renamed: an earlier attempt that was only held up may be at the same. Raises `RecordError` when files
+    of the snapshot or of a model are missing or were changed.
     """
+    _write_inputs(plan, folder, fence)
+    for name in artifacts_named(plan.config):
+        place = artifact_folder(folder, name)
+        place.parent.mkdir(exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(artifacts.local(name))
+    _bring_checkpoint(plan.checkpoints, folder / "checkpoints")
+
+
+def _bring_checkpoint(registered: Sequence[NewCheckpoint], folder: Path) -> None:
+    """Fetch the newest registered checkpoint unless this machine has one as new; of damaged ones the one before."""
+    steps = [int(path.parent.name.removeprefix("step_")) for path in folder.glob("step_*/manifest.json")]
+    for found in registered:
+        if found.step <= max(steps, default=0) or not artifacts.is_stored(found.uri):
+            return
+        try:
+            artifacts.bring(found.uri, folder / f"step_{found.step:06d}")
+        except RecordError as error:
+            logger.warning("checkpoint of step %s is passed over: %s", found.step, error)
+        else:
+            return
+
+
+def _write_inputs(plan: Plan, folder: Path, fence: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{RunConfig.FILE}.{fence}.partial"
     aside.write_text(json.dumps(plan.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -78,9 +104,10 @@ def prepare(plan: Plan, folder: Path, fence: int) -> None:
     partial = folder / f".data.{fence}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     if plan.snapshot is not None:
-        verify_manifest(plan.snapshot)
+        source = artifacts.local(plan.snapshot)
+        verify_manifest(source)
         # A copy, not a link: whatever a trainer does to its own data, the snapshot stays as it was frozen.
-        shutil.copytree(plan.snapshot, partial)
+        shutil.copytree(source, partial)
     else:
         partial.mkdir()
         name = "comparisons" if plan.method == "score" else "prompts"

@@ -24,7 +24,7 @@ from app.db import transaction
 from app.errors import PlackettError
 from app.models import Run
 from app.services.labeling import outcomes
-from app.services.training import devices, run_states, workers
+from app.services.training import artifacts, devices, run_states, workers
 from app.services.training.run_states import Beat, Lease, LostLeaseError
 from app.settings import Settings, get_settings
 from app.worker import run_folder
@@ -121,7 +121,7 @@ class _Attempt:
             if self.drain.is_set():
                 return None
         making.settle()
-        self.watch = CheckpointWatch(self.folder, plan.checkpoints)
+        self.watch = CheckpointWatch(self.folder, plan.checkpoints, artifacts.publish)
         child = Child([*self.trainer, self.method, "--run", str(self.folder)], self.folder, self.lease.fence)
         self.pid = child.pid
         return child
@@ -229,6 +229,9 @@ class _Attempt:
         except RecordError as error:
             self._retry(f"The trainer ended well, but its results are not complete: {error}", EXIT_DONE)
             return
+        except OSError as error:
+            self._retry(f"The trainer ended well, but its results could not be stored: {error}", EXIT_DONE)
+            return
 
         self.pulse.end()
 
@@ -240,6 +243,19 @@ class _Attempt:
             self._write(store)
         except (RecordError, PlackettError) as error:
             self._fail(str(error), EXIT_DONE)
+        else:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints of a run that has its result from the store; nobody will go on from them."""
+        try:
+            with transaction() as session:
+                found = run_states.registered(session, self.lease.run_id)
+            for one in found:
+                if artifacts.is_stored(one.uri):
+                    artifacts.discard(one.uri)
+        except (*OUTAGES, OSError) as error:
+            logger.warning("run %s: its checkpoints stay in the store: %s", self.lease.run_id, error)
 
     def _fail(self, reason: str, code: int | None) -> None:
         self._write(lambda session: run_states.fail(session, self.lease, reason, code))

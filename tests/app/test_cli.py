@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from run_builders import fake_model_folder
 from sqlalchemy import text
 
 from app import db
@@ -120,6 +121,18 @@ def test_a_database_from_a_newer_release_is_one_sentence(database):
 
 def test_a_worker_without_servers_says_what_to_set():
     assert_refused(plackett("worker", "--queue", "gpu"), "Set DATABASE_URL and REDIS_URL, or run `plackett up`")
+
+
+def test_a_base_model_is_published_under_the_address_it_is_registered_by(tmp_path, monkeypatch):
+    folder = fake_model_folder(tmp_path / "model")
+    assert_refused(plackett("publish", folder), "There is no artifact store: set PLACKETT_ARTIFACTS")
+    monkeypatch.setenv("PLACKETT_ARTIFACTS", f"file://{tmp_path / 'store'}")
+    assert_refused(plackett("publish", str(tmp_path / "nothing")), "does not exist")
+    done = plackett("publish", folder)
+    assert done.returncode == 0, done.stderr
+    (stored,) = (tmp_path / "store").iterdir()
+    assert done.stdout.strip() == f"artifact:{stored.name}"
+    assert (stored / "config.json").exists()
 
 
 def test_a_setting_that_cannot_be_read_is_one_sentence(monkeypatch):

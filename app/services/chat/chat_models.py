@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import ChatAnswer, ChatModel, ChatSettings, ModelVersion, Project, User
 from app.services.accounts import audit
-from app.services.training import registry
+from app.services.training import artifacts, registry
 from app.settings import LOCAL_ENDPOINT, get_settings
 
 MAX_NAME = 200
@@ -192,7 +192,8 @@ def draw(session: Session, project_id: UUID, count: int = 2) -> Sequence[ChatMod
 def address(session: Session, model: ChatModel) -> str:
     """Return the name by which the endpoint knows the model; the local server knows models by where they lie."""
     if model.endpoint == LOCAL_ENDPOINT and model.model_version_id is not None:
-        return registry.get(session, model.model_version_id).uri
+        uri = registry.get(session, model.model_version_id).uri
+        return str(artifacts.local_or_soon(uri)) if artifacts.is_stored(uri) else uri
     return model.model
 
 

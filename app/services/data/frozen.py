@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Snapshot
 from app.services.data import ledgers
 from app.services.data.exports import CHUNK_BYTES, Filters, Source
+from app.services.training import artifacts
 from app.settings import get_settings
 
 KINDS: dict[Source, str] = {"rankings": "comparisons", "prompts": "prompts", "demonstrations": "demonstrations"}
@@ -79,7 +79,7 @@ def _chunks(
 
 def _lines(snapshot: Snapshot, source: Source, filters: Filters, start: int) -> Generator[dict[str, Any], None, None]:
     kind = KINDS[source]
-    path = Path(snapshot.uri) / f"{kind}.jsonl"
+    path = artifacts.local(snapshot.uri) / f"{kind}.jsonl"
     if not path.is_file():
         raise NotFoundError("The files of this snapshot are not on this machine.")
     with path.open("rb") as file:

@@ -18,24 +18,27 @@ from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Prompt, Run
 from app.services.labeling import queue_order, tasks
-from app.services.training import charts, registry
+from app.services.training import artifacts, charts, registry
 from app.services.training.snapshots import prompt_record
 from trainer.records import RecordError, Sample, Score, file_sha256, read_samples, read_scores, verify_manifest
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The checked results of a run. `manifest_sha256` is of `final/`, for methods that train."""
+    """The checked results of a run; for methods that train, where the model is, and the hash of its manifest."""
 
     report: dict[str, Any]
-    final: Path | None = None
+    uri: str | None = None
     manifest_sha256: str | None = None
     samples: tuple[Sample, ...] = ()
     scores: tuple[Score, ...] = ()
 
 
 def read(method: str, run_dir: Path) -> Outcome:
-    """Read and verify what a trainer that ended well has left; raise `RecordError` when it is not complete."""
+    """Read and verify what a trainer that ended well has left, and send its model to the store, if there is one.
+
+    Raises `RecordError` when something is not complete, `OSError` when it cannot be read or sent.
+    """
     try:
         report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -43,7 +46,8 @@ def read(method: str, run_dir: Path) -> Outcome:
     if method in registry.KINDS:
         final = run_dir / "final"
         verify_manifest(final)
-        return Outcome(report, final, file_sha256(final / "manifest.json"))
+        digest = file_sha256(final / "manifest.json")
+        return Outcome(report, artifacts.publish(final, digest), digest)
     if method == "sample":
         return Outcome(report, samples=tuple(read_samples(run_dir / "samples.jsonl")))
     if method == "score":
@@ -54,11 +58,9 @@ def read(method: str, run_dir: Path) -> Outcome:
 def store(session: Session, run: Run, outcome: Outcome) -> None:
     """Store the outcome, in the transaction that makes the run succeeded."""
     summary = outcome.report.get("summary", {})
-    if outcome.final is not None and outcome.manifest_sha256 is not None:
+    if outcome.uri is not None and outcome.manifest_sha256 is not None:
         metrics = {key: value for key, value in summary.items() if charts.is_figure(value)}
-        registry.add_trained(
-            session, run, uri=str(outcome.final), manifest_sha256=outcome.manifest_sha256, metrics=metrics
-        )
+        registry.add_trained(session, run, uri=outcome.uri, manifest_sha256=outcome.manifest_sha256, metrics=metrics)
     elif run.method == "sample":
         if run.parent_model_id is None:
             raise RecordError("A sampling run names no model.")

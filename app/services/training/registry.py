@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import GateVerdict, ModelVersion, Project, Promotion, Run, Snapshot, User
 from app.services.accounts import audit
+from app.services.training import artifacts
 from trainer.records import RecordError, file_sha256, verify_manifest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -46,7 +47,9 @@ def register_base(session: Session, project: Project, user: User, *, name: str, 
     if not NAME.fullmatch(name):
         raise InvalidInputError("A model's name has up to 64 letters, digits, dots, dashes or underscores.")
     folder = Path(uri).expanduser()
-    if folder.is_dir() or not HUB_ID.fullmatch(uri):
+    if artifacts.is_stored(uri):
+        _check_files_of(uri, artifacts.check(uri))
+    elif folder.is_dir() or not HUB_ID.fullmatch(uri):
         check_folder(folder)
         uri = str(folder.resolve())
     existing = _by_name(session, project.id, name)
@@ -200,10 +203,18 @@ def check_folder(folder: Path) -> None:
 def heads(model: ModelVersion) -> int | None:
     """Return how many heads a reward model has, by its own files; None where they do not say."""
     try:
-        facts = json.loads((Path(model.uri) / "reward.json").read_text(encoding="utf-8"))
+        facts = json.loads(artifacts.read_small(model.uri, "reward.json"))
         return len(facts["mean"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _check_files_of(uri: str, names: set[str]) -> None:
+    """Raise `InvalidInputError` unless these files make a model, by the same rules as a folder's."""
+    if not {"config.json"} <= names or not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        raise InvalidInputError(f"{uri} has no config.json or no safetensors file, so it is no model we can load.")
+    if names.isdisjoint(TOKENIZER_FILES):
+        raise InvalidInputError(f"{uri} has no tokenizer; save the model's tokenizer beside it and publish it again.")
 
 
 def is_local(model: ModelVersion) -> bool:
@@ -220,6 +231,9 @@ def check_present(model: ModelVersion) -> None:
 def check_files(model: ModelVersion) -> None:
     """Raise `InvalidInputError` when the files of a model are missing or are not the ones that were stored."""
     check_present(model)
+    if artifacts.is_stored(model.uri):
+        artifacts.check(model.uri)
+        return
     if model.manifest_sha256 is None:
         return
     folder = Path(model.uri)

@@ -20,12 +20,12 @@ from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import reading
-from app.errors import InvalidInputError, NotFoundError
+from app.errors import InvalidInputError, NotFoundError, UnavailableError
 from app.models import Demonstration, Project, Ranking, Snapshot, Task, User
 from app.services.accounts import audit
 from app.services.data import ledgers
 from app.services.labeling import standing
-from app.services.training import data_cards, snapshot_files
+from app.services.training import artifacts, data_cards, snapshot_files
 from app.services.training.snapshot_files import Written
 from app.settings import get_settings
 from trainer import records
@@ -45,6 +45,10 @@ def create(session: Session, project: Project, user: User) -> Snapshot:
         folder, manifest, written = _write(
             moment, project, settings.snapshots_dir, settings.ledgers_dir, _beat(session)
         )
+    try:
+        uri = artifacts.publish(folder, folder.name)
+    except artifacts.StoreError as error:
+        raise UnavailableError(f"The snapshot is made, but the artifact store does not take it: {error}.") from None
     # Numbers have no gaps and no doubles, because whoever makes one holds the project's row.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
     existing = session.scalar(select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.sha256 == folder.name))
@@ -61,7 +65,7 @@ def create(session: Session, project: Project, user: User) -> Snapshot:
         project_id=project.id,
         number=(number or 0) + 1,
         sha256=folder.name,
-        uri=str(folder),
+        uri=uri,
         manifest=manifest,
         ledger=written.ledgers,
         created_by=user.id,
@@ -103,8 +107,9 @@ def of_project(session: Session, project_id: UUID) -> Sequence[Snapshot]:
 
 def file_of(snapshot: Snapshot, name: str) -> Path:
     """Return the path of one of the snapshot's files. Only those that its manifest lists, itself and the card exist."""
-    path = Path(snapshot.uri) / name
-    if name not in {*snapshot.manifest["files"], "manifest.json", CARD} or not path.is_file():
+    known = name in {*snapshot.manifest["files"], "manifest.json", CARD}
+    path = artifacts.local(snapshot.uri) / name
+    if not known or not path.is_file():
         raise NotFoundError("This snapshot has no such file.")
     return path
 
