@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -15,15 +14,26 @@ from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.forms import Submitted, blank
-from app.models import ModelVersion, Project, Run, Snapshot
+from app.models import ModelVersion, Project, Run, Snapshot, User
 from app.models.training import TERMINAL_STATES
 from app.routes.run_forms import OFFERED, RunForm, Sent, chosen_method, read_run_form, refused
 from app.services.projects import projects
-from app.services.training import charts, registry, run_options, run_states, runs, snapshots, workers
-from app.services.training.charts import Chart
+from app.services.training import (
+    charts,
+    costs,
+    curves,
+    registry,
+    run_files,
+    run_logs,
+    run_options,
+    run_states,
+    runs,
+    snapshots,
+    workers,
+)
+from app.services.training.curves import Chart
 from app.services.training.run_options import OptionField
 from app.services.training.runs import RunPage
-from app.settings import get_settings
 from app.templating import redirect, render
 
 router = page_router()
@@ -38,6 +48,8 @@ class RunsPage:
 
     project: Project | None
     runs: Sequence[tuple[Run, str]]
+    gpu_hours: dict[UUID, str]
+    all_gpu_hours: str
     may_change: bool
 
 
@@ -64,12 +76,17 @@ class LivePage:
 
     run: Run
     page: RunPage
+    has_samples: bool
+    memory: str
+    speed: str
     live: bool
     may_cancel: bool
     waiting: str
     charts: Sequence[Chart]
     last_values: Sequence[tuple[str, str]]
+    log: str
     duration: str
+    gpu_hours: str
     left: str
     plots: Sequence[str]
     figures: dict[str, str]
@@ -82,14 +99,13 @@ def list_runs(request: Request, session: SessionDep, user: ReviewerUser, project
     """List the newest runs of all projects, or lead to those of one."""
     if project is not None:
         return redirect(f"/projects/{project}/runs")
-    return render(request, "runs/list.html", RunsPage(None, runs.listed(session), user.role == "admin"))
+    return _list(request, session, user, None)
 
 
 @router.get("/projects/{project_id}/runs")
 def list_project_runs(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
-    """List a project's runs."""
-    project = projects.get(session, project_id)
-    return render(request, "runs/list.html", RunsPage(project, runs.listed(session, project.id), user.role == "admin"))
+    """List a project's runs, with what they have cost."""
+    return _list(request, session, user, projects.get(session, project_id))
 
 
 MethodDep = Annotated[str, Depends(chosen_method)]
@@ -166,17 +182,22 @@ def cancel(session: SessionDep, admin: AdminUser, run_id: UUID) -> Response:
 def plot(session: SessionDep, _user: ReviewerUser, run_id: UUID, name: str) -> Response:
     """Send one of the report's plots; only names that the report's folder lists exist."""
     run = runs.get(session, run_id)
-    if name not in _plots(run):
+    if name not in run_files.plots(run):
         raise NotFoundError("This run has no such plot.")
-    return FileResponse(_plots_folder(run) / name, media_type="image/svg+xml", headers=PLOT_HEADERS)
+    return FileResponse(run_files.folder(run) / "plots" / name, media_type="image/svg+xml", headers=PLOT_HEADERS)
 
 
-def _plots_folder(run: Run) -> Path:
-    return get_settings().runs_dir / str(run.id) / "plots"
-
-
-def _plots(run: Run) -> list[str]:
-    return sorted(path.name for path in _plots_folder(run).glob("*.svg")) if run.state == "succeeded" else []
+def _list(request: Request, session: SessionDep, user: User, project: Project | None) -> Response:
+    listed = runs.listed(session, project.id if project else None)
+    hours = costs.hours_of(session, [run.id for run, _ in listed])
+    page = RunsPage(
+        project,
+        listed,
+        {run_id: costs.spoken(found) for run_id, found in hours.items()},
+        costs.spoken(costs.hours_of_project(session, project.id)) if project else "",
+        user.role == "admin",
+    )
+    return render(request, "runs/list.html", page)
 
 
 def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
@@ -184,17 +205,23 @@ def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
     left = charts.seconds_left(run, page.metrics)
     summary = (run.report or {}).get("summary", {})
     is_live = run.state not in TERMINAL_STATES
+    newest = dict(charts.last_values(page.metrics))
     return LivePage(
         run=run,
         page=page,
+        has_samples=runs.has_samples(run),
+        memory=charts.memory(newest["peak_memory_mb"]) if "peak_memory_mb" in newest else "",
+        speed=charts.number(newest["tokens_per_second"]) if "tokens_per_second" in newest else "",
         live=is_live,
         may_cancel=may_cancel and is_live and run.cancel_requested_at is None,
         waiting=_waiting(session, run, page) if run.state == "queued" else "",
-        charts=charts.charts(page.metrics),
-        last_values=[(charts.label(name), charts.number(value)) for name, value in charts.last_values(page.metrics)],
+        charts=curves.of_run(page.metrics),
+        last_values=[(charts.label(name), charts.number(value)) for name, value in newest.items()],
+        log=run_logs.readable(run.log_tail),
         duration=charts.duration(run, page.now),
+        gpu_hours=costs.spoken(page.gpu_hours),
         left=charts.spoken(left) if left is not None else "",
-        plots=_plots(run),
+        plots=run_files.plots(run),
         figures=charts.figures(summary),
         policies={name: charts.figures(found) for name, found in _in_order(run, summary.get("policies", {}))},
         headline=str(summary.get("headline", "")),

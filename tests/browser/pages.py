@@ -32,6 +32,7 @@ NOT_PAGES = {
     "/api/openapi.json": "JSON",
     "/models": "sends on to a project's models",
     "/runs/{run_id}/live": "a fragment of the page of a run",
+    "/runs/{run_id}/curves/live": "a fragment of the page of curves",
     "/runs/{run_id}/plots/{name}": "a picture",
     "/snapshots/{snapshot_id}/files/{name}": "a file",
 }
@@ -165,6 +166,8 @@ def pages_of(
         "all runs": (admin, "/runs"),
         "new run": (admin, f"/runs/new?project={studio.project.id}&method=ppo"),
         "run": (admin, f"/runs/{studio.running.id}"),
+        "curves": (admin, f"/runs/{studio.running.id}/curves?with={studio.earlier.id}"),
+        "samples": (admin, f"/runs/{studio.running.id}/samples"),
         "models": (admin, f"{project}/models"),
         "model": (admin, f"/models/{studio.models['dpo-1'].id}"),
         "blind evaluations": (admin, f"/projects/{rivals.project.id}/blind"),

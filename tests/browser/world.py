@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,7 +23,8 @@ from app.services.projects import projects, prompts
 from app.services.projects.projects import NewProject
 from app.services.training import registry, run_states, runs, snapshots
 from app.services.training.run_states import Beat
-from trainer.records import Sample
+from app.settings import get_settings
+from trainer.records import Sample, append_jsonl, read_prompts
 
 from .texts import DEMONSTRATION, GUIDELINES, PROJECT, QUESTIONS
 
@@ -126,6 +128,7 @@ class Studio:
     snapshot: Snapshot
     models: Mapping[str, ModelVersion]
     running: Run
+    earlier: Run
 
 
 TRAINED = (
@@ -168,7 +171,9 @@ def make_studio(
         run = _queue(session, admin, models, "ppo", models["sft-1"], snapshot)
     with db.transaction() as session:
         run_states.heartbeat(session, start(session, run), 3600, _curves())
-    return Studio(project, admin, labelers[0], snapshot, models, run)
+        earlier = session.get_one(Run, models["ppo-1"].run_id)
+    _write_rollouts(run, snapshot, questions)
+    return Studio(project, admin, labelers[0], snapshot, models, run, earlier)
 
 
 def _person(name: str, role: str) -> User:
@@ -211,6 +216,8 @@ def _trained(
 ) -> ModelVersion:
     run = _queue(session, admin, models, method, parent, data)
     lease = start(session, run)
+    if method == "ppo":
+        run_states.heartbeat(session, lease, 3600, _curves(seed=11, steps=120))
     target = folder / method
     target.mkdir(parents=True)
     for file in (folder / "base").iterdir():
@@ -221,11 +228,32 @@ def _trained(
     return made
 
 
-def _curves() -> Beat:
+def _write_rollouts(run: Run, snapshot: Snapshot, questions: Mapping[str, Sequence[str]]) -> None:
+    """Leave in the run's folder what PPO writes while it works: answers to two of the prompts, again and again."""
+    folder = get_settings().runs_dir / str(run.id)
+    shutil.copytree(snapshot.uri, folder / "data")
+    prompts = read_prompts(folder / "data" / "prompts.jsonl")[:2]
+    rows = [
+        {
+            "iteration": iteration,
+            "prompt_id": prompt.id,
+            "text": questions[prompt.messages[-1].content][place % 4],
+            "tokens": 41 + 3 * place,
+            "finish_reason": "stop" if place else "length",
+            "reward": -0.12 + 0.36 * place,
+            "kl": 0.2 + 3.1 * place,
+        }
+        for place, iteration in enumerate((1, 20, 40, 80))
+        for prompt in prompts
+    ]
+    append_jsonl(folder / "rollouts.jsonl", rows)
+
+
+def _curves(seed: int = 7, steps: int = 80) -> Beat:
     """PPO at two thirds: reward and KL rise together, noise dies down. Made up, but of the usual shape."""
-    noise = random.Random(7)
+    noise = random.Random(seed)
     metrics: dict[int, dict[str, Any]] = {}
-    for step in range(1, 81):
+    for step in range(1, steps + 1):
         grown = 1 - math.exp(-step / 30)
         metrics[step] = {
             "time": step * 4.2,
@@ -236,9 +264,12 @@ def _curves() -> Beat:
             "response_length": round(88 + 21 * grown + noise.gauss(0, 4), 1),
             "entropy": round(2.35 - 0.5 * grown + noise.gauss(0, 0.03), 4),
             "tokens_per_second": round(395 + noise.gauss(0, 9), 1),
+            "grad_norm": round(0.9 * math.exp(-step / 40) + 0.3 + noise.gauss(0, 0.05), 4),
+            "clip_fraction": round(abs(0.08 + noise.gauss(0, 0.02)), 4),
+            "peak_memory_mb": 3120.5,
         }
     log = "\n".join(
         f"step {step}/120  reward {row['reward']:.3f}  kl {row['kl']:.2f}  length {row['response_length']:.0f}"
         for step, row in list(metrics.items())[-12:]
     )
-    return Beat(step=80, total=120, log_tail=log, metrics=metrics)
+    return Beat(step=steps, total=120, log_tail=log, metrics=metrics)

@@ -1,61 +1,12 @@
-"""A run's metrics as curves, and how long it will still take: pure arithmetic on stored numbers."""
+"""A run's numbers as a person reads them: values, durations, intervals, and how long the run will still take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from app.models import Run, RunMetric
-
-WIDTH, HEIGHT = 300, 96
-MOST_POINTS = 240
-# Title, unit, and the metrics that share one pair of axes. What a run did not write is left out.
-CHARTS = (
-    ("Loss", "nats", ("loss", "held_out_loss")),
-    ("Accuracy", "share of pairs", ("accuracy", "held_out_accuracy")),
-    ("Margin", "reward difference", ("margin", "held_out_margin")),
-    ("Reward", "normalised", ("reward", "objective")),
-    ("KL to the reference", "nats a sequence", ("kl",)),
-    ("Length of answers", "tokens", ("response_length",)),
-    ("Entropy", "nats a token", ("entropy",)),
-    ("Speed", "tokens a second", ("tokens_per_second",)),
-)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One metric: its last value, and its points as an SVG polyline in a box of WIDTH by HEIGHT."""
-
-    name: str
-    last: float
-    points: str
-    end: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Curves over the same axes, and what the edges of the box stand for."""
-
-    title: str
-    unit: str
-    curves: tuple[Curve, ...]
-    low: float
-    high: float
-    first_step: int
-    last_step: int
-
-
-def charts(metrics: Sequence[RunMetric]) -> list[Chart]:
-    """Return the charts that these metrics (in step order) fill."""
-    made = []
-    for title, unit, names in CHARTS:
-        series = {name: _series(metrics, name) for name in names}
-        filled = {name: points for name, points in series.items() if points}
-        if filled:
-            made.append(_chart(title, unit, filled))
-    return made
 
 
 def last_values(metrics: Sequence[RunMetric]) -> list[tuple[str, float]]:
@@ -100,6 +51,11 @@ def duration(run: Run, now: datetime) -> str:
     return spoken(((run.finished_at or now) - run.started_at).total_seconds())
 
 
+def memory(mebibytes: float) -> str:
+    """Return an amount of memory, given in MiB."""
+    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
+
+
 def number(value: float) -> str:
     """Return a number short enough for a tile, with the digits that matter."""
     if value == int(value) and abs(value) < 1e7:
@@ -119,6 +75,12 @@ def label(name: str) -> str:
     return " ".join({"kl": "KL", "mb": "MB"}.get(word, word) for word in name.split("_"))
 
 
+def title(name: str) -> str:
+    """Return a metric's name as it stands at the head of something."""
+    words = label(name)
+    return words[:1].upper() + words[1:]
+
+
 def figures(values: dict[str, Any]) -> dict[str, str]:
     """Return a report's numbers in words, by label; `x_interval` stands behind its `x`."""
     found = {}
@@ -133,29 +95,6 @@ def figures(values: dict[str, Any]) -> dict[str, str]:
 
 def _words(value: Any) -> str:
     return f"{number(value[0])} to {number(value[1])}" if isinstance(value, list) else number(value)
-
-
-def _series(metrics: Sequence[RunMetric], name: str) -> list[tuple[int, float]]:
-    found = [(row.step, float(row.values[name])) for row in metrics if _is_number(row.values.get(name))]
-    stride = -(-len(found) // MOST_POINTS)
-    return [*found[:-1:stride], found[-1]] if stride > 1 else found
-
-
-def _chart(title: str, unit: str, series: dict[str, list[tuple[int, float]]]) -> Chart:
-    steps = [step for points in series.values() for step, _ in points]
-    values = [value for points in series.values() for _, value in points]
-    first, last, low, high = min(steps), max(steps), min(values), max(values)
-    across, up = max(last - first, 1), (high - low) or 1.0
-
-    def place(step: int, value: float) -> tuple[float, float]:
-        middle = HEIGHT / 2 if high == low else HEIGHT - 4 - (value - low) / up * (HEIGHT - 8)
-        return round((step - first) / across * WIDTH, 1), round(middle, 1)
-
-    curves = []
-    for name, points in series.items():
-        placed = [place(step, value) for step, value in points]
-        curves.append(Curve(name, points[-1][1], " ".join(f"{x},{y}" for x, y in placed), placed[-1]))
-    return Chart(title, unit, tuple(curves), low, high, first, last)
 
 
 def _is_number(value: Any) -> bool:

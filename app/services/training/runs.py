@@ -14,21 +14,27 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db import after_commit, transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent, RunMetric, Snapshot, User
+from app.models import Completion, ModelVersion, Project, Prompt, Run, RunEvent, RunMetric, Snapshot, User, Worker
 from app.queue import gpu_queue, ring
 from app.services.labeling import queue_order
-from app.services.training import registry, run_states
+from app.services.training import costs, registry, run_states
 from app.settings import get_settings
 from trainer.config import METHODS, ConfigError, RunConfig, dump_run, parse_run
 
 logger = logging.getLogger(__name__)
+
+MOST_METRICS = 480
+"""About so many lines of metrics are read for a page, however long the run."""
+LATEST_METRICS = 50
+HELD_OUT = array(["held_out_loss", "held_out_accuracy", "held_out_margin"])
 
 TRAINING_METHODS = tuple(method for method in METHODS if method in registry.KINDS)
 SCORED_METHODS = ("ppo", "rloo")
@@ -69,6 +75,8 @@ class RunPage:
     result: ModelVersion | None
     events: Sequence[RunEvent]
     metrics: Sequence[RunMetric]
+    devices: str
+    gpu_hours: float
     now: datetime
 
 
@@ -285,9 +293,61 @@ def page_of(session: Session, run: Run) -> RunPage:
         snapshot=session.get(Snapshot, run.snapshot_id) if run.snapshot_id else None,
         result=session.scalar(select(ModelVersion).where(ModelVersion.run_id == run.id)),
         events=session.scalars(select(RunEvent).where(RunEvent.run_id == run.id).order_by(RunEvent.id)).all(),
-        metrics=session.scalars(select(RunMetric).where(RunMetric.run_id == run.id).order_by(RunMetric.step)).all(),
+        metrics=metrics_of(session, run.id),
+        devices=session.scalar(select(Worker.devices).where(Worker.id == run.lease_owner)) or "",
+        gpu_hours=costs.hours_of(session, [run.id]).get(run.id, 0.0),
         now=session.execute(select(func.clock_timestamp())).scalar_one(),
     )
+
+
+def metrics_of(session: Session, run_id: UUID, most: int = MOST_METRICS) -> Sequence[RunMetric]:
+    """Return the run's metrics in step order; of a long run evenly chosen ones, the latest, and all held-out ones."""
+    newest_first = func.row_number().over(order_by=RunMetric.step.desc())
+    numbered = (
+        select(
+            RunMetric.step,
+            (newest_first - 1).label("age"),
+            func.count().over().label("total"),
+            RunMetric.values.op("?|")(HELD_OUT).label("is_rare"),
+        )
+        .where(RunMetric.run_id == run_id)
+        .subquery()
+    )
+    chosen = select(numbered.c.step).where(
+        or_(
+            numbered.c.age % (numbered.c.total // most + 1) == 0,
+            numbered.c.age < LATEST_METRICS,
+            numbered.c.is_rare,
+        )
+    )
+    return session.scalars(
+        select(RunMetric).where(RunMetric.run_id == run_id, RunMetric.step.in_(chosen)).order_by(RunMetric.step)
+    ).all()
+
+
+def comparable(session: Session, run: Run, limit: int = 24) -> Sequence[Run]:
+    """Return other runs of the project that have written metrics: those of the same method first, then the newest."""
+    return session.scalars(
+        select(Run)
+        .where(Run.project_id == run.project_id, Run.id != run.id, Run.progress_step.is_not(None))
+        .order_by((Run.method == run.method).desc(), Run.created_at.desc(), Run.id.desc())
+        .limit(limit)
+    ).all()
+
+
+def of_project(session: Session, project_id: UUID, run_ids: Sequence[UUID]) -> list[Run]:
+    """Return these runs in the order named; raise `NotFoundError` for one that is not the project's."""
+    found = {
+        run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids), Run.project_id == project_id))
+    }
+    if missing := [item for item in run_ids if item not in found]:
+        raise NotFoundError(f"This project has no run {missing[0]}.")
+    return [found[item] for item in run_ids]
+
+
+def has_samples(run: Run) -> bool:
+    """Return whether the run's method learns from answers of its own, which it shows as it goes."""
+    return run.method in SCORED_METHODS
 
 
 def result_id(session: Session, run: Run) -> UUID | None:

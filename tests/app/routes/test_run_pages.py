@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,6 +265,85 @@ def test_the_page_asks_for_news_only_while_the_run_lives(scene: Scene) -> None:
     assert "1.25" in ended.text
 
 
+def at_work(scene: Scene, method: str = "sft", **fields: Any) -> Run:
+    run = run_of(scene.start(method, **fields))
+    lease = claimed(run)
+    with transaction() as session:
+        metrics = {step: {"loss": 3.0 / step, "time": 1000.0 + step, "grad_norm": 1.0} for step in range(1, 11)}
+        run_states.heartbeat(session, lease, 60, Beat(step=10, total=20, metrics=metrics))
+    return run
+
+
+def test_curves_of_other_runs_are_laid_over_these_and_stay_fresh(scene: Scene, make_user: Any) -> None:
+    first, second, third = at_work(scene), at_work(scene, seed="8"), at_work(scene, seed="9")
+    with transaction() as session:
+        session.execute(text("UPDATE runs SET name = 'Run ' || (config->>'seed')"))
+    alone = scene.admin.get(f"/runs/{first.id}/curves").text
+    assert alone.count("<polyline") == 2  # loss and gradient norm
+    assert alone.count('type="checkbox"') == 2
+    path = f"/runs/{first.id}/curves?x=time&with={second.id}&with={third.id}&with={first.id}"
+    page = scene.admin.get(path).text
+    assert page.count("<polyline") == 6
+    assert page.count(" checked") == 2
+    assert f'<strong>B</strong> <a href="/runs/{second.id}">Run 8</a>' in page
+    assert page.count('<span class="legend-name">B</span>') == 2
+    assert "<span>0 s</span>" in page
+    [fragment] = re.findall(r'hx-get="([^"]+)"', page)
+    live = scene.admin.get(fragment.replace("&amp;", "&"))
+    assert live.text.count("<polyline") == 6
+    assert "<html" not in live.text
+    with transaction() as session:
+        session.execute(
+            text("UPDATE runs SET state = 'succeeded', lease_until = NULL, finished_at = clock_timestamp()")
+        )
+    assert "hx-get" not in scene.admin.get(path).text
+
+    with transaction() as session:
+        other = make_project(session, make_user("admin"), "Other")
+        session.execute(text("UPDATE runs SET project_id = :id WHERE id = :run"), {"id": other.id, "run": third.id})
+    assert scene.admin.get(path).status_code == 404
+    many = "&".join(f"with={uuid4()}" for _ in range(5))
+    refused = scene.admin.get(f"/runs/{first.id}/curves?{many}")
+    assert (refused.status_code, "Choose at most 4 other runs" in refused.text) == (422, True)
+    assert scene.admin.get(f"/runs/{first.id}/curves?x=colour").status_code == 422
+
+
+def test_costs_stand_on_the_run_and_in_the_list(scene: Scene) -> None:
+    run = at_work(scene)
+    with transaction() as session:
+        session.execute(text("UPDATE run_attempts SET started_at = clock_timestamp() - interval '90 minutes'"))
+    assert "1.50 GPU hours" in scene.admin.get(f"/runs/{run.id}").text
+    listed = scene.admin.get(f"/projects/{scene.project.id}/runs").text
+    assert "In all, 1.50 GPU hours." in listed
+    assert '<td class="number muted small">1.50</td>' in listed
+    assert '<td class="number muted small">1.50</td>' in scene.admin.get("/runs").text
+
+
+def test_samples_of_a_run_show_hostile_text_as_text(scene: Scene) -> None:
+    with transaction() as session:
+        creator = session.get_one(User, session.get_one(ModelVersion, scene.model.id).created_by)
+        scorer = make_model(session, scene.project, creator, scene.model.uri, "r", kind="reward", method="reward")
+    run = run_of(scene.start("ppo", reward_model_id=str(scorer.id), batch_size="8"))
+    path = f"/runs/{run.id}/samples"
+    assert "No samples here" in scene.admin.get(path).text
+    folder = get_settings().runs_dir / str(run.id)
+    folder.mkdir(parents=True)
+    row = {
+        "iteration": 3,
+        "prompt_id": "p1",
+        "text": '<script>alert(1)</script><p hx-get="/x">',
+        "finish_reason": "length",
+    }
+    (folder / "rollouts.jsonl").write_text(json.dumps(row | {"tokens": 9, "reward": 0.25, "kl": None}) + "\n")
+    page = scene.admin.get(path).text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;p hx-get=" in page
+    assert "<script>alert" not in page
+    assert "9 tokens, cut off by the limit" in page
+    assert "reward 0.25" in page
+    assert path in scene.admin.get(f"/runs/{run.id}").text
+    assert "/samples" not in scene.admin.get(f"/runs/{at_work(scene).id}").text
+
+
 def test_a_run_that_failed_says_why(scene: Scene) -> None:
     run = run_of(scene.start())
     lease = claimed(run)
@@ -465,6 +545,9 @@ def test_reviewers_read_and_labelers_do_not(scene: Scene, make_user: Any, sign_i
         "/runs",
         f"/runs/{run.id}",
         f"/runs/{run.id}/live",
+        f"/runs/{run.id}/curves",
+        f"/runs/{run.id}/curves/live",
+        f"/runs/{run.id}/samples",
         f"/projects/{scene.project.id}/runs",
         f"/projects/{scene.project.id}/snapshots",
         f"/projects/{scene.project.id}/models",

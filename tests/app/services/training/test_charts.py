@@ -1,4 +1,4 @@
-"""Curves, pace and wording of a run's numbers."""
+"""Pace and wording of a run's numbers."""
 
 from __future__ import annotations
 
@@ -12,31 +12,6 @@ from app.services.training import charts
 
 def rows(values: dict[int, dict[str, object]]) -> list[RunMetric]:
     return [RunMetric(step=step, values=numbers) for step, numbers in values.items()]
-
-
-def test_a_curve_fills_its_box_from_the_first_step_to_the_last() -> None:
-    [chart] = charts.charts(rows({10: {"loss": 4.0}, 20: {"loss": 3.0}, 30: {"loss": 2.0}}))
-    assert (chart.title, chart.first_step, chart.last_step, chart.low, chart.high) == ("Loss", 10, 30, 2.0, 4.0)
-    assert chart.curves[0].points == "0.0,4.0 150.0,48.0 300.0,92.0"
-    assert chart.curves[0].last == 2.0
-
-
-@pytest.mark.parametrize("values", [{5: {"loss": 1.0}}, {5: {"loss": 1.0}, 6: {"loss": 1.0}}])
-def test_one_point_and_a_flat_curve_lie_in_the_middle(values: dict[int, dict[str, object]]) -> None:
-    [chart] = charts.charts(rows(values))
-    assert chart.curves[0].end[1] == 48.0
-
-
-def test_missing_and_lost_numbers_leave_a_gap_and_no_chart_of_their_own() -> None:
-    [chart] = charts.charts(rows({1: {"loss": 2.0, "accuracy": None}, 2: {"loss": None}, 3: {"loss": 1.0}}))
-    assert chart.curves[0].points == "0.0,4.0 300.0,92.0"
-
-
-def test_a_long_run_is_drawn_with_few_points_and_its_newest() -> None:
-    [chart] = charts.charts(rows({step: {"loss": 1.0 / step} for step in range(1, 5001)}))
-    points = chart.curves[0].points.split()
-    assert len(points) <= charts.MOST_POINTS + 1
-    assert points[-1].startswith("300.0,")
 
 
 def test_the_time_left_follows_the_latest_pace() -> None:
