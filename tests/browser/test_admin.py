@@ -98,11 +98,11 @@ def test_the_form_of_a_run_opens_for_each_method(admin: User, open_page: OpenPag
     studio = world.make_studio(admin, tmp_path)
     page.goto(f"/projects/{studio.project.id}/runs")
     page.get_by_role("link", name="Start a run").click()
-    for method in ("SFT", "Reward model", "DPO", "PPO", "Evaluation"):
+    for method in ("SFT", "Reward model", "DPO", "KTO", "PPO", "Evaluation"):
         page.get_by_role("navigation", name="Method").get_by_role("link", name=method, exact=True).click()
         expect(page.get_by_role("button", name=f"Start {method}")).to_be_visible()
     page.get_by_role("link", name="DPO", exact=True).click()
-    page.get_by_label("Beta").fill("0.2")
+    page.get_by_label("Beta", exact=True).fill("0.2")
     page.get_by_role("button", name="Start DPO").click()
     expect(page.get_by_role("heading", name=re.compile("^DPO from"))).to_be_visible()
     page.get_by_text("Show all settings").click()
@@ -131,7 +131,7 @@ def test_the_page_of_a_run_keeps_itself_fresh_and_stops_asking_when_the_run_has_
         run_states.heartbeat(session, lease, 3600, Beat(step=40, total=160, log_tail="step 40", metrics=metrics))
     poll(page)
     expect(page.get_by_text("Step 40 of 160, about 2 min left")).to_be_visible()
-    expect(page.get_by_role("img", name="Loss from step 1 to 40")).to_be_visible()
+    expect(page.get_by_role("img", name="Loss from step 1 to step 40")).to_be_visible()
     with db.transaction() as session:
         run_states.finish(session, lease, {"summary": {}})
     poll(page)
