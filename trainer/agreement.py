@@ -103,12 +103,19 @@ def by_length(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> dict[s
     return {kind: count(kinds[kind]) for kind in ("longer", "about as long", "shorter") if kind in kinds}
 
 
-def calibration_error(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> float:
-    """Return the expected calibration error of sigma(r_w - r_l) as the probability that a labeler prefers w.
+class Bin(NamedTuple):
+    """Pairs of about the same certainty: their weight, mean probability, and share of hits."""
 
-    Pairs are turned so that the probability is at least one half and sorted into `BINS` bins of equal width; the error
-    is the mean distance between a bin's mean probability and its share of hits (Guo et al. 2017, equation 5). The
-    scores must be as the loss saw them, before any normalisation.
+    pairs: float
+    probability: float
+    right: float
+
+
+def reliability(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> list[Bin]:
+    """Return the reliability diagram of sigma(r_w - r_l) as the probability that a labeler prefers w.
+
+    Pairs are turned so that the probability is at least one half and sorted into `BINS` bins of equal width; those that
+    hold none are left out. The scores must be as the loss saw them, before any normalisation.
     """
     sums = [[0.0, 0.0, 0.0] for _ in range(BINS)]  # weight, weight * probability, weight * hit
     for row in judgements(groups, scores):
@@ -117,8 +124,16 @@ def calibration_error(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -
         place = sums[min(int((probability - 0.5) * 2 * BINS), BINS - 1)]
         for index, value in enumerate((1.0, probability, hit)):
             place[index] += row.weight * value
-    total = sum(weight for weight, _, _ in sums)
-    return sum(abs(probability - hit) for _, probability, hit in sums) / total
+    return [Bin(weight, probability / weight, hit / weight) for weight, probability, hit in sums if weight]
+
+
+def calibration_error(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> float:
+    """Return the expected calibration error: the mean distance between a bin's probability and its share of hits.
+
+    Guo et al. 2017, equation 5.
+    """
+    bins = reliability(groups, scores)
+    return sum(row.pairs * abs(row.probability - row.right) for row in bins) / sum(row.pairs for row in bins)
 
 
 def between_labelers(groups: Sequence[Group]) -> Hits | None:

@@ -1,23 +1,37 @@
-"""Judging policies on the same prompts: reward, distance from the reference, length, and win rate over the baseline.
+"""Judging policies on the same prompts: reward, distance from the reference, win rate, and what the answers are like.
 
     python -m trainer evaluate --run DIR
 
-Reads data/prompts.jsonl (the chosen split) and, if it is there, data/comparisons.jsonl (for the accuracy of the reward
-model). `run.model` is baseline and reference at once. One model is in memory at a time. A run that was stopped starts
-again and, with the same seed, says the same.
+Reads data/prompts.jsonl (the chosen split), and if they are there data/comparisons.jsonl (for the accuracy and the
+calibration of the reward model) and the regression set. `run.model` is baseline and reference at once. Of the policies
+one is in memory at a time. A run that was stopped starts again and, with the same seed, says the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel
 
-from trainer import agreement, checkpoint, data, losses, modeling, report, reward_model, rollout
+from trainer import (
+    agreement,
+    checkpoint,
+    data,
+    diversity,
+    frontier,
+    losses,
+    modeling,
+    refusals,
+    regression,
+    report,
+    reward_model,
+    rollout,
+)
 from trainer.config import ConfigError, EvaluateOptions, PolicyRef, RunConfig
 from trainer.device import Device, setup
 from trainer.intervals import ratio_interval
@@ -37,6 +51,7 @@ from trainer.stop import StopSignal
 from trainer.tree import Tree
 
 TOKENS_PER_FORWARD = 4096
+FEWEST_POLICIES = 3
 
 
 class Judged(NamedTuple):
@@ -47,6 +62,7 @@ class Judged(NamedTuple):
     texts: list[str]
     logps: list[torch.Tensor]  # of each answer's tokens, by the policy itself
     same_tokens: bool  # as the baseline's; otherwise there is no KL between them
+    unlearned: Mapping[str, Any] = MappingProxyType({})  # figures on the regression set
 
 
 def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
@@ -59,11 +75,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         raise ConfigError(
             f"data/prompts.jsonl has no prompt in the {options.split} split; there is nothing to judge on."
         )
+    given = regression.load(run_dir, options.regression)
     device = setup(config)
     policies = [PolicyRef(options.baseline, config.model), *options.policies]
     vocabulary = modeling.load_tokenizer(config.model).get_vocab()
-    judge = (
-        reward_model.load_reward(options.reward_model, device.dtype, device.device) if options.reward_model else None
+    judge, gold_judge = (
+        reward_model.load_reward(name, device.dtype, device.device) if name else None
+        for name in (options.reward_model, options.gold_model)
     )
 
     # 2. Each policy answers, and says how likely it found its own answers.
@@ -75,7 +93,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             if stop.requested:
                 return EXIT_STOPPED
             started = time.perf_counter()
-            found = answer_prompts(policy.model, vocabulary, prompts, config, device)
+            found = answer_prompts(policy.model, vocabulary, prompts, config, device, given)
             judged[policy.name] = found
             tokens = sum(len(answer.ids) for answer in found.answers)
             metrics.write(
@@ -90,18 +108,21 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 3. The reference's view of all answers, then the reward model's.
     kls = kl_to_reference(judged, config, device)
     asked = [prompt for prompt in prompts for _ in range(options.samples_per_prompt)]
+    messages = [prompt.messages for prompt in asked]
     rewards: dict[str, list[float]] = {}
+    golds: dict[str, list[float]] = {}
     for name, found in judged.items():
         if stop.requested:
             return EXIT_STOPPED
-        if judge is not None:
-            messages = [prompt.messages for prompt in asked]
-            rewards[name] = reward_model.score_texts(judge, messages, found.texts, config.max_length).tolist()
+        for model, scores in ((judge, rewards), (gold_judge, golds)):
+            if model is not None:
+                scores[name] = reward_model.score_texts(model, messages, found.texts, config.max_length).tolist()
 
     # 4. Figures, samples, report.
-    figures = {name: describe(name, judged, kls, rewards, options, config.seed) for name in judged}
+    figures = {name: describe(name, judged, kls, rewards, golds, options, config.seed) for name in judged}
     write_jsonl(run_dir / "samples.jsonl", sample_lines(asked, judged, kls, rewards, options.samples_per_prompt))
     summary: dict[str, Any] = {"headline": headline(figures, options), "prompts": len(prompts), "policies": figures}
+    summary |= over_distance(figures)
     if judge is not None and (run_dir / "data" / "comparisons.jsonl").exists():
         summary |= judge_accuracy(judge, run_dir, config)
     report.write(run_dir, config, summary)
@@ -109,9 +130,14 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
 
 def answer_prompts(
-    model: str, vocabulary: dict[str, int], prompts: Sequence[Prompt], config: RunConfig, device: Device
+    model: str,
+    vocabulary: dict[str, int],
+    prompts: Sequence[Prompt],
+    config: RunConfig,
+    device: Device,
+    given: regression.RegressionSet | None,
 ) -> Judged:
-    """Load a policy, sample K answers to every prompt, and measure the log-probabilities of their tokens."""
+    """Load a policy, sample K answers to every prompt, measure their log-probabilities, and hold it against `given`."""
     options = cast("EvaluateOptions", config.options)
     each = options.samples_per_prompt
     tokenizer = modeling.load_tokenizer(model)
@@ -126,7 +152,8 @@ def answer_prompts(
     trees = [Tree(prompt, [answer.ids]) for prompt, answer in zip(ids, answers, strict=True)]
     logps = answer_logps(policy, trees, options.sampling.temperature, device)
     texts = [rollout.text_of(tokenizer, answer) for answer in answers]
-    return Judged(trees, answers, texts, logps, tokenizer.get_vocab() == vocabulary)
+    unlearned = regression.measure(policy, tokenizer, given, config.max_length, device, config.seed) if given else {}
+    return Judged(trees, answers, texts, logps, tokenizer.get_vocab() == vocabulary, unlearned)
 
 
 @torch.no_grad()
@@ -182,6 +209,7 @@ def describe(
     judged: dict[str, Judged],
     kls: dict[str, list[tuple[float, float]] | None],
     rewards: dict[str, list[float]],
+    golds: dict[str, list[float]],
     options: EvaluateOptions,
     seed: int,
 ) -> dict[str, Any]:
@@ -189,19 +217,59 @@ def describe(
     answers, each, kl = judged[name].answers, options.samples_per_prompt, kls[name]
     count = len(answers)
     figures: dict[str, Any] = {}
-    if name in rewards:
-        sums = [sum(rewards[name][start : start + each]) for start in range(0, count, each)]
-        figures["reward"] = sum(sums) / count
-        figures["reward_interval"] = list(ratio_interval(sums, [each] * len(sums), seed))
+    for prefix, scores in (("", rewards), ("gold_", golds)):
+        if name not in scores:
+            continue
+        mean = f"{prefix}reward" if not prefix else "gold"
+        sums = [sum(scores[name][start : start + each]) for start in range(0, count, each)]
+        figures[mean] = sum(sums) / count
+        figures[f"{mean}_interval"] = list(ratio_interval(sums, [each] * len(sums), seed))
         if name != options.baseline:
-            won = wins(rewards[name], rewards[options.baseline], each)
-            figures["win_rate"] = sum(won) / len(won)
-            figures["win_rate_interval"] = list(ratio_interval(won, [1.0] * len(won), seed))
+            won = wins(scores[name], scores[options.baseline], each)
+            figures[f"{prefix}win_rate"] = sum(won) / len(won)
+            figures[f"{prefix}win_rate_interval"] = list(ratio_interval(won, [1.0] * len(won), seed))
     figures["kl"] = sum(k1 for k1, _ in kl) / count if kl is not None else None
     figures["kl_k3"] = sum(k3 for _, k3 in kl) / count if kl is not None else None
     figures["tokens"] = sum(len(answer.ids) for answer in answers) / count
     figures["ended"] = sum(answer.finish_reason == "stop" for answer in answers) / count
-    return figures
+    texts = describe_texts(judged[name].texts, judged[options.baseline].texts, each)
+    return {**figures, **texts, **judged[name].unlearned}
+
+
+def describe_texts(texts: Sequence[str], baseline: Sequence[str], each: int) -> dict[str, Any]:
+    """Return what the answers' texts say by themselves: length against the baseline's, variety, refusals, abuse."""
+    refused, abusive = refusals.shares(texts)
+    figures: dict[str, Any] = {
+        "length_ratio": sum(map(len, texts)) / max(1, sum(map(len, baseline))),
+        "refusals": refused,
+        "abusive_words": abusive,
+    }
+    found = {
+        "distinct_1": diversity.distinct(texts, 1),
+        "distinct_2": diversity.distinct(texts, 2),
+        "self_bleu": diversity.self_bleu([texts[start : start + each] for start in range(0, len(texts), each)]),
+    }
+    return figures | {key: value for key, value in found.items() if value is not None}
+
+
+def over_distance(figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the line of reward over sqrt(KL) through the policies, and who pleases the reward model but not gold.
+
+    Three policies at different distances are the least for a line. A policy is over-optimised when the reward model
+    sees it win over the baseline and the gold judge sees it lose, each with an interval that leaves one half.
+    """
+    rows = [row for row in figures.values() if row.get("kl") is not None and row.get("reward") is not None]
+    found: dict[str, Any] = {}
+    line = frontier.fit_line(frontier.points(rows), FEWEST_POLICIES)
+    if line is not None:
+        found["reward_by_sqrt_kl"] = {"linear": line._asdict()}
+    if any("gold_win_rate" in row for row in figures.values()):
+        found["over_optimised"] = [
+            name
+            for name, row in figures.items()
+            if "gold_win_rate" in row and row["win_rate_interval"][0] > 0.5 and row["gold_win_rate_interval"][1] < 0.5
+        ]
+    return found
 
 
 def sample_lines(
@@ -243,13 +311,19 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
     if not held_out:
         return {}
     rows = Layout(False, TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
-    scores = reward_model.score(judge, [group.tree for group in held_out], rows)
-    found = agreement.hits(held_out, scores)
+    heads = reward_model.score_heads(judge, [group.tree for group in held_out], rows)
+    found = agreement.hits(held_out, [values.mean(dim=1) for values in heads])
+    # Probabilities are of the scores as the loss saw them: undo the scale that was put on for training policies.
+    as_trained = [(values * judge.std.cpu()).mean(dim=1) for values in heads]
     return {
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
         "held_out_accuracy": found.rate,
         "held_out_accuracy_interval": list(ratio_interval(*found, seed=config.seed)),
+        "calibration_error": agreement.calibration_error(held_out, as_trained),
         "length_only_accuracy": agreement.length_only(train or held_out, held_out),
+        "agreement_by_probability": {
+            f"about {row.probability:.0%}": row._asdict() for row in agreement.reliability(held_out, as_trained)
+        },
     }
 
 

@@ -43,9 +43,9 @@ def points(rows: Sequence[dict[str, float]]) -> list[Point]:
     return [(math.sqrt(max(row["kl"], 0.0)), row["reward"]) for row in rows]
 
 
-def fit_line(found: Sequence[Point]) -> Line | None:
-    """Return the least-squares line, or None where fewer than `LEAST_POINTS` distances are known."""
-    if _distances(found) < LEAST_POINTS:
+def fit_line(found: Sequence[Point], least: int = LEAST_POINTS) -> Line | None:
+    """Return the least-squares line, or None where fewer than `least` distances are known."""
+    if _distances(found) < least:
         return None
     d, reward = np.array(found).T
     coefficients, explained = _solve(np.stack([np.ones_like(d), d], axis=1), reward)

@@ -289,11 +289,16 @@ class EvaluateOptions:
     """Judge policies on held-out prompts: samples, reward, KL to the reference, reward-model accuracy.
 
     `run.model` is the reference and the baseline (named `baseline`). Win rates compare each policy with it.
+    `gold_model` is another reward model, one that no policy was trained against: where it and `reward_model` part, the
+    policy has learned to please the one. `regression` names a JSONL file of texts and questions (see
+    `trainer.regression`); left out, `data/regression.jsonl` is used if it is there.
     """
 
     policies: tuple[PolicyRef, ...] = ()
     baseline: str = "base"
     reward_model: str | None = None
+    gold_model: str | None = None
+    regression: str | None = None
     split: Literal["train", "held_out"] = "held_out"
     samples_per_prompt: int = 1
     sampling: Sampling = field(default_factory=Sampling)
@@ -302,6 +307,10 @@ class EvaluateOptions:
         require(self.samples_per_prompt >= 1, "options.samples_per_prompt must be at least 1.")
         names = [self.baseline, *(policy.name for policy in self.policies)]
         require(len(set(names)) == len(names), "options.policies and options.baseline must have different names.")
+        require(
+            self.gold_model is None or self.reward_model is not None,
+            "options.gold_model is held against options.reward_model; name that one, too.",
+        )
 
 
 @dataclass(frozen=True)

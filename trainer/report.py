@@ -19,7 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer import evaluation_plots
 from trainer.config import RunConfig, dump_run
+from trainer.evaluation_plots import COLORS
 from trainer.records import canonical, read_jsonl
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 REPORT_SCHEMA = 1
 PACKAGES = ("plackett", "torch", "transformers", "peft", "safetensors", "numpy")
-COLORS = ("#2f5d8a", "#c2702e", "#4b8b5a", "#8a4f7d", "#6b6b6b")
 STYLE = {
     "svg.hashsalt": "plackett",  # element ids would be random otherwise
     "svg.fonttype": "none",  # text stays text: searchable and small
@@ -235,20 +236,9 @@ def _draw_all(folder: Path, method: str, metrics: Metrics, summary: dict[str, An
         if lines:
             _draw(folder / f"{plot.name}.svg", plot.title, plot.x_label, plot.y_label, _line_painter(plot, lines))
             drawn.append((plot.name, plot.title))
-    policies = summary.get("policies") or {}
-    placed = {
-        name: row for name, row in policies.items() if row.get("kl") is not None and row.get("reward") is not None
-    }
-    if placed:
-        title = "Reward against distance from the reference"
-        label = "square root of KL (nats a sequence)"
-        _draw(folder / "reward_by_kl.svg", title, label, "reward (normalised)", _frontier_painter(placed))
-        drawn.append(("reward_by_kl", title))
-    judged = {name: row for name, row in policies.items() if row.get("win_rate") is not None}
-    if judged:
-        title = "Win rate against the baseline, 95 % interval"
-        _draw(folder / "win_rate.svg", title, "", "share of comparisons won", _win_rate_painter(judged))
-        drawn.append(("win_rate", title))
+    for picture in evaluation_plots.pictures(summary):
+        _draw(folder / f"{picture.name}.svg", picture.title, picture.x_label, picture.y_label, picture.paint)
+        drawn.append((picture.name, picture.title))
     return drawn
 
 
@@ -271,30 +261,6 @@ def _line_painter(plot: Plot, lines: dict[str, list[tuple[float, float]]]) -> Ca
             axes.plot(xs, ys, style, marker=marker, markersize=3.5, color=color, label=_words(key))
         if len(lines) > 1:
             axes.legend()
-
-    return paint
-
-
-def _frontier_painter(policies: dict[str, dict[str, Any]]) -> Callable[[Axes], None]:
-    def paint(axes: Axes) -> None:
-        for index, (name, row) in enumerate(policies.items()):
-            x, color = math.sqrt(max(row["kl"], 0.0)), COLORS[index % len(COLORS)]
-            axes.plot([x], [row["reward"]], "o", markersize=6, color=color)
-            axes.annotate(name, (x, row["reward"]), xytext=(6, 4), textcoords="offset points", color=color)
-        axes.margins(0.15)
-
-    return paint
-
-
-def _win_rate_painter(policies: dict[str, dict[str, Any]]) -> Callable[[Axes], None]:
-    def paint(axes: Axes) -> None:
-        for index, (name, row) in enumerate(policies.items()):
-            rate, color = row["win_rate"], COLORS[index % len(COLORS)]
-            low, high = row.get("win_rate_interval") or (rate, rate)
-            axes.bar([name], [rate], width=0.5, color=color, alpha=0.85)
-            axes.vlines([name], [low], [high], color="#333333", linewidth=1.2)
-        axes.axhline(0.5, color="#8c8c8c", linewidth=1, linestyle="--")
-        axes.set_ylim(0, 1)
 
     return paint
 

@@ -12,7 +12,7 @@ from conftest import MakeRun
 from trainer import evaluate, modeling, rollout
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples, write_jsonl
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one trained judge for all of them
 
@@ -70,10 +70,13 @@ def test_a_policy_ties_with_itself_on_every_prompt() -> None:
 def described(rewards: list[float], baseline: list[float]) -> dict[str, Any]:
     """Return the figures of a policy with these rewards, one answer a prompt."""
     answers = [rollout.Answer([4, 1], "stop", [0.0, 0.0], 0.0), *[rollout.Answer([4], "length", [0.0], 0.0)] * 3]
-    found = evaluate.Judged([], answers, [], [], same_tokens=True)
+    texts = ["yes", "I'm sorry, I can't help with that.", "yes yes", "you idiot"]
+    found = evaluate.Judged([], answers, texts, [], same_tokens=True)
+    base = found._replace(texts=["yes"] * 4)
     kls: dict[str, list[tuple[float, float]] | None] = {"new": [(1.0, 0.5), (-1.0, 0.5), (4.0, 2.0), (0.0, 0.0)]}
     options = EvaluateOptions(samples_per_prompt=1, baseline="base")
-    return evaluate.describe("new", {"new": found}, kls, {"new": rewards, "base": baseline}, options, seed=0)
+    both = {"new": rewards, "base": baseline}
+    return evaluate.describe("new", {"new": found, "base": base}, kls, both, {}, options, seed=0)
 
 
 def test_the_figures_of_a_policy_by_hand() -> None:
@@ -84,6 +87,11 @@ def test_the_figures_of_a_policy_by_hand() -> None:
     assert figures["kl_k3"] == pytest.approx(0.75)
     assert figures["tokens"] == pytest.approx(1.25)
     assert figures["ended"] == pytest.approx(0.25)
+    # Characters: 3 + 34 + 7 + 9 of 4 * 3. Words: 1 of yes, 7 of the refusal, 2 of yes, you idiot: 10 kinds among 12.
+    assert figures["length_ratio"] == pytest.approx(53 / 12)
+    assert (figures["refusals"], figures["abusive_words"]) == (0.25, 0.25)
+    assert figures["distinct_1"] == pytest.approx(10 / 12)
+    assert "self_bleu" not in figures  # one answer a prompt repeats nothing
     # Resampling four prompts of which one is lost: the number of wins is binomial(4, 3/4), whose 2.5 % quantile is 1
     # (P(0) = 0.4 %, P(0 or 1) = 5.1 %) and whose 97.5 % quantile is 4.
     assert figures["win_rate_interval"] == pytest.approx([0.25, 1.0])
@@ -140,6 +148,56 @@ def test_the_baseline_against_itself_and_a_moved_policy(
     text = (run_dir / "report.md").read_text(encoding="utf-8")
     assert "win_rate.svg" in text
     assert "reward_by_kl.svg" in text
+
+
+def test_a_gold_judge_a_regression_set_and_the_calibration_are_told_and_drawn(
+    make_run: MakeRun, tiny_model: str, moved_model: str, judge: str, letter_judge: str
+) -> None:
+    policies = [{"name": name, "model": model} for name, model in (("twin", tiny_model), ("moved", moved_model))]
+    run_dir = make_run(
+        "evaluate",
+        prompts=PROMPTS,
+        comparisons=some_comparisons(4, 4),
+        options={
+            "policies": policies, "reward_model": judge, "gold_model": letter_judge, "samples_per_prompt": 2,
+            "sampling": SAMPLING,
+        },
+    )  # fmt: skip
+    rows = [{"text": "tell me 1 and 2 and 3"}, {"question": "tell 1", "choices": ["yes", "no no no"], "answer": 0}]
+    write_jsonl(run_dir / "data" / "regression.jsonl", rows)
+    assert main(["evaluate", "--run", str(run_dir)]) == EXIT_DONE
+    summary = summary_of(run_dir)
+    base, twin, moved = (summary["policies"][name] for name in ("base", "twin", "moved"))
+    assert twin["gold"] == base["gold"] != moved["gold"]
+    assert (twin["gold_win_rate"], summary["over_optimised"]) == (0.5, [])
+    assert twin["perplexity"] == base["perplexity"] != moved["perplexity"]
+    assert base["choice_accuracy"] in (0.0, 1.0)
+    assert 0 <= base["self_bleu"] <= 1
+    assert sum(row["pairs"] for row in summary["agreement_by_probability"].values()) == summary["held_out_pairs"]
+    assert 0 <= summary["calibration_error"] <= 1
+    # Two of the three policies are at the same place, and a line wants three.
+    assert "reward_by_sqrt_kl" not in summary
+    plots = {path.stem for path in (run_dir / "plots").iterdir()}
+    assert plots >= {"reward_by_kl", "win_rate", "calibration", "length", "choice_accuracy"}
+    assert "gold judge" in (run_dir / "plots" / "reward_by_kl.svg").read_text(encoding="utf-8")
+    text = (run_dir / "report.md").read_text(encoding="utf-8")
+    assert "## Agreement by probability" in text
+    assert "gold win rate" in text
+
+
+def test_a_policy_that_pleases_the_reward_model_and_not_the_gold_judge_is_over_optimised() -> None:
+    figures: dict[str, dict[str, Any]] = {
+        "base": {"kl": 0.0, "reward": 0.0},
+        "fair": {"kl": 1.0, "reward": 1.0, "gold_win_rate": 0.6, "win_rate_interval": [0.6, 0.8],
+                 "gold_win_rate_interval": [0.45, 0.7]},
+        "gamed": {"kl": 9.0, "reward": 3.0, "gold_win_rate": 0.3, "win_rate_interval": [0.9, 1.0],
+                  "gold_win_rate_interval": [0.2, 0.4]},
+    }  # fmt: skip
+    found = evaluate.over_distance(figures)
+    assert found["over_optimised"] == ["gamed"]
+    # Rewards 0, 1, 3 at distances 0, 1, 3: the line is exact.
+    line = found["reward_by_sqrt_kl"]["linear"]
+    assert (line["start"], line["slope"], line["r_squared"]) == pytest.approx((0.0, 1.0, 1.0), abs=1e-12)
 
 
 def test_the_same_seed_gives_the_same_figures(make_run: MakeRun, moved_model: str, judge: str) -> None:
