@@ -53,7 +53,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
 });
 
 // On a narrow screen the tabs scroll; the current one is in sight.
-for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
+for (const tab of document.querySelectorAll(":is(.tabs, .subtabs) [aria-current]")) {
   tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - 32;
 }
 

@@ -53,6 +53,7 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /projects/{project_id}/quality/known/new/{task_id}/ranking": BOARD,
     "POST /projects/{project_id}/quality/disagreements/{task_id}/ranking": BOARD,
     "POST /projects/{project_id}/quality/trials/{user_id}": {"state": "active"},
+    "POST /schedules/{schedule_id}/run": {"form_id": "once"},
     "POST /work/{project_id}/guidelines": {"version": "1"},
     "POST /work/assignments/{assignment_id}/skip": {"reason": "unclear"},
     "POST /work/chats/{chat_id}/turns/{number}": {"message": "Hello?"},

@@ -23,6 +23,7 @@ from app.services.training import snapshots
 from . import texts
 from .crowd import make_crowd
 from .rivals import make_rivals
+from .rounds import make_rounds
 from .world import Studio, write_next
 
 NOT_PAGES = {
@@ -32,9 +33,11 @@ NOT_PAGES = {
     "/api/openapi.json": "JSON",
     "/projects/{project_id}/policies.json": "JSON",
     "/models": "sends on to a project's models",
+    "/rounds/{pipeline_id}/live": "a fragment of the page of a round",
     "/runs/{run_id}/live": "a fragment of the page of a run",
     "/runs/{run_id}/curves/live": "a fragment of the page of curves",
     "/runs/{run_id}/plots/{name}": "a picture",
+    "/schedules/next": "a fragment of the form of a schedule",
     "/snapshots/{snapshot_id}/files/{name}": "a file",
 }
 """What can be fetched and is no page, with the reason. Whatever is not named here has to stand in `pages_of`."""
@@ -128,6 +131,7 @@ def pages_of(
     quality = f"/projects/{crowd.project.id}/quality"
     ranking, writing = (f"/work/assignments/{lease(studio, labeler, kind)}" for kind in ("ranking", "demonstration"))
     make_news(studio, labeler)
+    loop = make_rounds(studio)
     desk, veteran = f"/work/{studio.project.id}", studio.labeler
     return {
         "sign-in": (None, "/sign-in"),
@@ -175,6 +179,13 @@ def pages_of(
         "blind evaluation": (admin, f"/blind/{rivals.stopped}"),
         "policies": (admin, f"/projects/{rivals.project.id}/policies"),
         "gate": (admin, f"/projects/{rivals.project.id}/gate"),
+        "rounds": (admin, f"{project}/rounds"),
+        "round": (admin, f"/rounds/{loop.running}"),
+        "failed round": (admin, f"/rounds/{loop.failed}"),
+        "schedules": (admin, f"{project}/schedules"),
+        "schedule": (admin, f"/schedules/{loop.schedule}"),
+        "new schedule": (admin, f"{project}/schedules/new"),
+        "edit schedule": (admin, f"/schedules/{loop.schedule}/edit"),
         "people": (admin, "/people"),
         "tokens": (admin, "/tokens"),
         "api": (admin, "/api/docs"),

@@ -40,6 +40,8 @@ def test_every_screen_of_the_guide_is_drawn(
         "run",
         "models",
         "quality",
+        "round",
+        "schedules",
         *DESK,
     ):
         user, path = known[name]

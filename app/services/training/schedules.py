@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -12,13 +13,21 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import Occurrence, Project, Schedule, User
+from app.models import Occurrence, Pipeline, Project, Schedule, User
 from app.services.accounts import audit
 from app.services.training import occurrences, recipes, timing
 
 CATCH_UP = ("latest", "all", "skip")
 OVERLAP = ("skip", "queue", "cancel_running")
 MAX_NAME = 80
+
+
+class FieldError(InvalidInputError):
+    """What stands in one field of a schedule will not do; `field` names it."""
+
+    def __init__(self, field: str, error: InvalidInputError) -> None:
+        super().__init__(" ".join(error.details) or error.message, error.details)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,21 @@ class Values:
         if not 0 <= self.min_new_rankings <= 1_000_000:
             raise InvalidInputError("The least number of new rankings is from 0 to 1,000,000.")
         cron = " ".join(self.cron.split())
-        timing.check(cron, self.timezone)
-        recipe = recipes.read(self.recipe).as_json()
+        with _in_field("timezone"):
+            timing.zone(self.timezone)
+        with _in_field("cron"):
+            timing.check(cron, self.timezone)
+        with _in_field("recipe"):
+            recipe = recipes.read(self.recipe).as_json()
         return Values(**{**asdict(self), "name": name, "cron": cron, "recipe": recipe})
+
+
+@contextmanager
+def _in_field(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInputError as error:
+        raise FieldError(name, error) from None
 
 
 def create(session: Session, project: Project, user: User, values: Values) -> Schedule:
@@ -122,6 +143,33 @@ def lock(session: Session, schedule_id: UUID) -> Schedule:
 def of_project(session: Session, project_id: UUID) -> Sequence[Schedule]:
     """Return a project's schedules by name."""
     return session.scalars(select(Schedule).where(Schedule.project_id == project_id).order_by(Schedule.name)).all()
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What became of one due time, on the schedule's clock; `state` is that of the round where there is one."""
+
+    occurrence: Occurrence
+    at: str
+    state: str
+    number: int | None
+    asked_by: str | None
+
+
+def happened(session: Session, schedule: Schedule, limit: int = 50) -> list[Happened]:
+    """Return what became of a schedule's due times, the newest first."""
+    rows = session.execute(
+        select(Occurrence, Pipeline.state, Pipeline.number, User.name)
+        .outerjoin(Pipeline, Pipeline.id == Occurrence.pipeline_id)
+        .outerjoin(User, User.id == Occurrence.asked_by)
+        .where(Occurrence.schedule_id == schedule.id)
+        .order_by(Occurrence.due_at.desc())
+        .limit(limit)
+    )
+    return [
+        Happened(row, timing.shown(row.due_at, schedule.timezone), state or row.state, number, name)
+        for row, state, number, name in rows
+    ]
 
 
 def _settle_all(session: Session, schedule: Schedule) -> None:

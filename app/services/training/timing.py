@@ -81,3 +81,9 @@ def _walk(cron: str, tz: ZoneInfo, after: datetime) -> CronSim:
         raise InvalidInputError(
             f"The cron expression's {field} will not do; 0 2 * * 1 is every Monday at 02:00."
         ) from None
+
+
+def shown(due: datetime, timezone: str) -> str:
+    """Return a moment on the zone's clock, such as “Mon 30 Nov 2026, 02:00 CET”."""
+    local = due.astimezone(zone(timezone))
+    return f"{local:%a} {local.day} {local:%b %Y, %H:%M %Z}"

@@ -1,0 +1,90 @@
+"""Pages of rounds: a project's list, and one round as a chain of stages that follows itself while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import Response
+
+from app.auth import AdminUser, ReviewerUser, page_router
+from app.db import SessionDep
+from app.errors import ConflictError
+from app.models import Pipeline, Project
+from app.services.projects import projects
+from app.services.training import pipelines, round_pages
+from app.services.training.round_pages import RoundView
+from app.templating import redirect, render
+
+router = page_router()
+
+
+@dataclass(frozen=True)
+class RoundsPage:
+    """Context of `rounds/list.html`."""
+
+    project: Project
+    rounds: Sequence[Pipeline]
+    may_change: bool
+
+
+@dataclass(frozen=True)
+class RoundPage:
+    """Context of `rounds/show.html` and of the part of it that is fetched again while the round runs."""
+
+    view: RoundView
+    live: bool
+    may_change: bool
+    problem: str = ""
+
+
+@router.get("/projects/{project_id}/rounds")
+def list_rounds(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
+    """List a project's rounds, the newest first."""
+    project = projects.get(session, project_id)
+    page = RoundsPage(project, pipelines.of_project(session, project.id), user.role == "admin")
+    return render(request, "rounds/list.html", page)
+
+
+@router.get("/rounds/{pipeline_id}")
+def show(request: Request, session: SessionDep, user: ReviewerUser, pipeline_id: UUID) -> Response:
+    """Show a round; while it runs, the page keeps itself fresh."""
+    return render(request, "rounds/show.html", _page(session, pipeline_id, may_change=user.role == "admin"))
+
+
+@router.get("/rounds/{pipeline_id}/live")
+def live(request: Request, session: SessionDep, user: ReviewerUser, pipeline_id: UUID) -> Response:
+    """Return the part of the page that changes. Once the round has ended it asks for no more."""
+    return render(request, "rounds/_live.html", _page(session, pipeline_id, may_change=user.role == "admin"))
+
+
+@router.post("/rounds/{pipeline_id}/cancel")
+def cancel(request: Request, session: SessionDep, admin: AdminUser, pipeline_id: UUID) -> Response:
+    """Cancel a round and the run it waits for."""
+    try:
+        pipelines.cancel(session, pipeline_id, admin)
+    except ConflictError as error:
+        return _refused(request, session, pipeline_id, error)
+    return redirect(f"/rounds/{pipeline_id}", done="round-cancelled")
+
+
+@router.post("/rounds/{pipeline_id}/retry")
+def retry(request: Request, session: SessionDep, admin: AdminUser, pipeline_id: UUID) -> Response:
+    """Take a round up again where it stopped."""
+    try:
+        pipelines.retry(session, pipeline_id, admin)
+    except ConflictError as error:
+        return _refused(request, session, pipeline_id, error)
+    return redirect(f"/rounds/{pipeline_id}", done="round-retried")
+
+
+def _page(session: SessionDep, pipeline_id: UUID, *, may_change: bool, problem: str = "") -> RoundPage:
+    pipeline = pipelines.get(session, pipeline_id)
+    return RoundPage(round_pages.view(session, pipeline), pipeline.state == "running", may_change, problem)
+
+
+def _refused(request: Request, session: SessionDep, pipeline_id: UUID, error: ConflictError) -> Response:
+    page = _page(session, pipeline_id, may_change=True, problem=error.message)
+    return render(request, "rounds/show.html", page, status=error.status)
