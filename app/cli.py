@@ -90,6 +90,12 @@ def demo(
         int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random; the same seed gives the same table.")
     ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo in the same folder first.")] = False,
+    rounds: Annotated[
+        int, typer.Option(min=0, max=20, help="Instead, look on while a schedule runs so many weekly rounds.")
+    ] = 0,
+    prompts: Annotated[
+        int, typer.Option(min=8, max=72, help="Weekly rounds only: how many of the demo's prompts; fewer are quicker.")
+    ] = 72,
     host: HostOption = None,
     port: PortOption = None,
     var: VarOption = None,
@@ -110,7 +116,10 @@ def demo(
             _wait(stack)
 
     try:
-        run.demo(settings, console, seed=seed, fresh=fresh, stay=stay)
+        if rounds:
+            run.demo_weekly(settings, console, rounds=rounds, prompts=prompts, seed=seed, fresh=fresh, stay=stay)
+        else:
+            run.demo(settings, console, seed=seed, fresh=fresh, stay=stay)
     except KeyboardInterrupt:
         console.print("Stopped.")
         if not finished:

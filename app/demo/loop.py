@@ -102,8 +102,10 @@ def turn(scene: Scene, model: Path) -> tuple[Result, UUID]:
     ), project_id
 
 
-def make_project(scene: Scene) -> tuple[str, UUID]:
-    """Make a project called Demo, or Demo 2 and so on where there are earlier ones, with its prompts."""
+def make_project(
+    scene: Scene, held_out_percent: int = plan.HELD_OUT_PERCENT, prompts: int | None = None
+) -> tuple[str, UUID]:
+    """Make a project called Demo, or Demo 2 and so on where there are earlier ones, with its prompts, or so many."""
     with db.transaction() as session:
         taken = set(session.scalars(select(Project.name)))
     names = ("Demo" if number == 1 else f"Demo {number}" for number in range(1, len(taken) + 2))
@@ -116,19 +118,20 @@ def make_project(scene: Scene) -> tuple[str, UUID]:
             "guidelines": (DATA / "guidelines.md").read_text(encoding="utf-8"),
             "k": str(plan.K),
             "overlap": str(plan.OVERLAP),
-            "held_out_percent": str(plan.HELD_OUT_PERCENT),
+            "held_out_percent": str(held_out_percent),
         },
     )
     project_id = scene.admin.id_in_path()
-    import_prompts(scene, project_id, "prompts.jsonl")
+    import_prompts(scene, project_id, "prompts.jsonl", prompts)
     return name, project_id
 
 
-def import_prompts(scene: Scene, project_id: UUID, name: str) -> None:
-    """Import one of the demo's files of prompts through the import form."""
+def import_prompts(scene: Scene, project_id: UUID, name: str, limit: int | None = None) -> None:
+    """Import one of the demo's files of prompts, or its first lines, through the import form."""
     path = f"/projects/{project_id}/prompts/import"
     scene.admin.open(path)
-    scene.admin.submit(scene.admin.form(path), file=(name, (DATA / name).read_bytes()))
+    lines = (DATA / name).read_bytes().splitlines(keepends=True)
+    scene.admin.submit(scene.admin.form(path), file=(name, b"".join(lines[:limit])))
 
 
 def register_base(scene: Scene, project_id: UUID, folder: Path) -> UUID:

@@ -55,3 +55,67 @@ SECONDS = {
     "evaluate": 45,
     "next": 20,
 }
+
+
+# The weekly form: a schedule's recipe, in which every round starts from the policy in use. Half of the prompts are held
+# out, because people judge on those alone; the reward model has heads enough to disagree.
+WEEKLY_HELD_OUT_PERCENT = 50
+WEEKLY_CRON = "* * * * *"
+_LORA = {"rank": 16, "alpha": 32.0}
+_ANSWERS = {"temperature": 0.7, "max_new_tokens": 40, "batch_size": 64}
+WEEKLY_RECIPE: dict[str, Any] = {
+    "stages": [
+        {"name": "data", "kind": "snapshot"},
+        {
+            "name": "judge",
+            "kind": "reward",
+            "snapshot": "data",
+            "model": "base",
+            "options": {"heads": 4, "optim": {"learning_rate": 1e-3, "batch_size": 2, "max_steps": 24}},
+            "settings": {"max_length": MAX_LENGTH, "lora": _LORA},
+        },
+        {
+            "name": "policy",
+            "kind": "dpo",
+            "snapshot": "data",
+            "model": "in_use",
+            "options": {"beta": 0.1, "optim": {"learning_rate": 3e-4, "batch_size": 2, "max_steps": 16}},
+            "settings": {"max_length": MAX_LENGTH, "lora": _LORA},
+        },
+        {
+            "name": "exam",
+            "kind": "evaluate",
+            "snapshot": "data",
+            "policies": ["stage:policy"],
+            "reward_model": "stage:judge",
+            "options": {"samples_per_prompt": 1, "sampling": _ANSWERS},
+            "settings": {"max_length": MAX_LENGTH},
+        },
+        {"name": "people", "kind": "blind", "evaluation": "exam", "candidate": "stage:policy", "overlap": 1},
+        {
+            "name": "gate",
+            "kind": "gate",
+            "evaluation": "exam",
+            "blind": "people",
+            "candidates": ["stage:policy"],
+            "min_blind_win_rate": 0.5,
+            "max_kl": 40,
+            "promote": "automatically",
+        },
+        {
+            "name": "answers",
+            "kind": "sample",
+            "model": "stage:gate",
+            "prompts": "all",
+            "options": {"samples_per_prompt": K, "sampling": {**_ANSWERS, "temperature": 0.8}},
+            "settings": {"max_length": MAX_LENGTH},
+        },
+        {"name": "tasks", "kind": "tasks", "sample": "answers"},
+        {"name": "queue", "kind": "order", "reward_model": "stage:judge"},
+    ]
+}
+
+
+def weekly_seconds(rounds: int) -> dict[str, float]:
+    """Return how long each step of the weekly form about takes."""
+    return {"sample": 45.0, "label": 20.0} | {f"round {number}": 270.0 for number in range(1, rounds + 1)}

@@ -6,7 +6,7 @@ Without a terminal there are no bars, only a line for each finished step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -40,10 +40,11 @@ class Step:
 
 
 class Story:
-    """All steps, in order. `seconds` tells afterwards how long each one took."""
+    """All steps, in order, `expected` to take so many seconds each; `seconds` tells afterwards how long each took."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, expected: Mapping[str, float] = SECONDS) -> None:
         self.seconds: dict[str, float] = {}
+        self._expected = expected
         self._console = console
         self._started = time.monotonic()
         self._progress = Progress(
@@ -55,7 +56,7 @@ class Story:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._whole = self._progress.add_task("The whole demo", total=sum(SECONDS.values()), count="", left="")
+        self._whole = self._progress.add_task("The whole demo", total=sum(expected.values()), count="", left="")
 
     def __enter__(self) -> Story:
         self._progress.start()
@@ -64,6 +65,10 @@ class Story:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars away; what is printed afterwards stands below the last line."""
         self._progress.stop()
 
     @contextmanager
@@ -83,13 +88,13 @@ class Story:
         """Move the bar of a step, and the bar of the whole with it."""
         count = f"{done}/{total}" if total else ""
         self._progress.update(task, completed=done, total=total, count=count, left=left)
-        self._show_whole(self._weight_done() + (SECONDS[key] * done / total if total else 0.0))
+        self._show_whole(self._weight_done() + (self._expected[key] * done / total if total else 0.0))
 
     def _weight_done(self) -> float:
-        return float(sum(SECONDS[key] for key in self.seconds))
+        return float(sum(self._expected[key] for key in self.seconds))
 
     def _show_whole(self, weight: float) -> None:
-        total = sum(SECONDS.values())
+        total = sum(self._expected.values())
         elapsed = time.monotonic() - self._started
         pace = elapsed / weight if weight > _LEAST_WEIGHT else 1.0
         self._progress.update(self._whole, completed=int(weight), left=spoken(pace * (total - weight)))

@@ -8,8 +8,9 @@ old ones. The converted model lies in VAR/models, for all of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -17,8 +18,11 @@ from rich.console import Console
 from sqlalchemy import select
 
 from app import db
-from app.demo import accounts, loop, report
+from app.demo import accounts, loop, report, weekly, weekly_report
+from app.demo.accounts import Account
+from app.demo.loop import Scene
 from app.demo.model import ensure_model
+from app.demo.plan import SECONDS, weekly_seconds
 from app.demo.progress import Story
 from app.demo.results import Result
 from app.embedded import access
@@ -26,6 +30,7 @@ from app.embedded.folder import is_held, require_free_space
 from app.embedded.stack import Stack
 from app.errors import SetupError
 from app.models import Run
+from app.services.training.round_figures import Rounds
 from app.settings import Settings
 
 MARKER = "demo.json"
@@ -41,6 +46,71 @@ def demo(
     `stay` is called with the running stack once all is said; when it returns, everything is stopped.
     Raises `SetupError` when the machine is not fit, `loop.DemoError` when a step fails.
     """
+    with _stage(settings, console, seed, fresh=fresh) as stage:
+        result, project_id = loop.turn(stage.scene, stage.model)
+        stage.scene.story.close()
+        path = report.write(stage.folder, result, _training_runs(project_id), stage.scene.story.seconds)
+        console.print(report.table(result))
+        for sentence in report.sentences(result):
+            console.print(sentence)
+        stage.say_goodbye(console, path, project_id)
+        stay(stage.stack)
+    return result
+
+
+def demo_weekly(
+    settings: Settings,
+    console: Console,
+    *,
+    rounds: int,
+    prompts: int,
+    seed: int = 0,
+    fresh: bool = False,
+    stay: Callable[[Stack], None],
+) -> Rounds:
+    """Run the weekly form under `settings.var`: rounds that a schedule starts. Otherwise as `demo`."""
+    with _stage(settings, console, seed, fresh=fresh, expected=weekly_seconds(rounds)) as stage:
+        project_id, result = weekly.run(stage.scene, stage.model, rounds, prompts)
+        stage.scene.story.close()
+        due = weekly.occurrences(project_id)
+        path = weekly_report.write(stage.folder, result, due, stage.scene.story.seconds, seed)
+        console.print(weekly_report.table(result))
+        console.print(result.saturation.sentence)
+        stage.say_goodbye(console, path, project_id)
+        stay(stage.stack)
+    return result
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A running stack with everybody signed in."""
+
+    scene: Scene
+    stack: Stack
+    model: Path
+    folder: Path
+    account: Account
+
+    def say_goodbye(self, console: Console, path: Path, project_id: UUID) -> None:
+        """Say how long it took, and where to go on."""
+        url = self.stack.url
+        console.print(
+            f"\nThe whole demo took {sum(self.scene.story.seconds.values()) / 60:.1f} minutes. Report: {path}"
+        )
+        console.print(
+            f"\n[bold]{url}/projects/{project_id}[/bold]\n"
+            f"Rank the next answers, or chat with the models: {accounts.invite_guest(url)} (works once)\n"
+            f"Look behind the scenes: {url}/sign-in as {self.account.email}, password {self.account.password}",
+            soft_wrap=True,
+        )
+        console.print(f"Once stopped, `plackett up --var {self.folder}` starts this server again.", soft_wrap=True)
+
+
+@contextmanager
+def _stage(
+    settings: Settings, console: Console, seed: int, *, fresh: bool, expected: Mapping[str, float] = SECONDS
+) -> Iterator[_Stage]:
+    """Start the stack in the demo's folder, sign everybody in, and stop it all afterwards."""
     folder = (settings.var / "demo").absolute()
     prepare(folder, fresh=fresh)
     with console.status("Preparing the model (about 20 seconds, the first time only)"):
@@ -57,22 +127,8 @@ def demo(
         workers = accounts.open_workers(marker, stack.url)
         for worker in workers:
             resources.callback(worker.browser.close)
-        with Story(console) as story:
-            result, project_id = loop.turn(loop.Scene(admin, workers, story, seed, stack.wait), model)
-        path = report.write(folder, result, _training_runs(project_id), story.seconds)
-        console.print(report.table(result))
-        for sentence in report.sentences(result):
-            console.print(sentence)
-        console.print(f"\nThe whole demo took {sum(story.seconds.values()) / 60:.1f} minutes. Report: {path}")
-        console.print(
-            f"\n[bold]{stack.url}/projects/{project_id}[/bold]\n"
-            f"Rank the next answers, or chat with the models: {accounts.invite_guest(stack.url)} (works once)\n"
-            f"Look behind the scenes: {stack.url}/sign-in as {account.email}, password {account.password}",
-            soft_wrap=True,
-        )
-        console.print(f"Once stopped, `plackett up --var {folder}` starts this server again.", soft_wrap=True)
-        stay(stack)
-    return result
+        story = resources.enter_context(Story(console, expected))
+        yield _Stage(Scene(admin, workers, story, seed, stack.wait), stack, model, folder, account)
 
 
 def prepare(folder: Path, *, fresh: bool) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.models import Pipeline, PipelineStage, Project, TaskScore
+from app.services.labeling import queue_order
 from app.services.training import runs
 from app.services.training.stages import base, training
 from app.services.training.stages.base import Outcome, Running, Succeeded
@@ -27,9 +28,9 @@ class Spec(base.StageSpec):
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:
-    """Queue the run; in a project whose tasks go out as they came there is nothing to do."""
+    """Queue the run; where no task waits, or tasks go out as they came, there is nothing to do."""
     project = session.get_one(Project, pipeline.project_id)
-    if project.queue_order == "arrival":
+    if project.queue_order == "arrival" or not queue_order.candidates(session, project, limit=1):
         return Succeeded({"ordered": 0})
     spec = base.spec_of(Spec, pipeline, stage)
     run = runs.create_scoring_run(
