@@ -314,14 +314,38 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class PolicyShare:
+    """A policy that writes a share of the answers, at its own temperature (null: that of `options.sampling`)."""
+
+    name: str
+    model: str
+    share: float = 1.0
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.share <= 1000, "options.policies.share must be above 0.")
+        require(
+            self.temperature is None or 0 <= self.temperature <= 5,
+            "options.policies.temperature must be from 0 (greedy) to 5, or null.",
+        )
+
+
+@dataclass(frozen=True)
 class SampleOptions:
-    """Draw `samples_per_prompt` answers to every prompt of `data/prompts.jsonl` from `run.model`."""
+    """Draw `samples_per_prompt` answers to every prompt of `data/prompts.jsonl`.
+
+    They come from `run.model`, or from several `policies` by their shares (of any sum): each prompt gets of each as
+    many as its share rounds to, up or down by chance, so that on average every policy has exactly its share.
+    """
 
     samples_per_prompt: int = 4
+    policies: tuple[PolicyShare, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         require(1 <= self.samples_per_prompt <= 64, "options.samples_per_prompt must be from 1 to 64.")
+        names = [policy.name for policy in self.policies]
+        require(len(set(names)) == len(names), "options.policies must have different names.")
 
 
 @dataclass(frozen=True)

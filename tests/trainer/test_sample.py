@@ -100,3 +100,40 @@ def test_answers_to_other_prompts_are_not_added_to(make_run: MakeRun, capsys: py
     assert main(["sample", "--run", str(other)]) == EXIT_BAD_INPUT
     assert "answers to other prompts" in capsys.readouterr().err
     assert (other / "samples.jsonl").read_bytes() == kept
+
+
+def test_several_policies_share_the_answers_and_their_names_stand_in_them(make_run: MakeRun, tiny_model: str) -> None:
+    policies = [
+        {"name": "calm", "model": tiny_model, "share": 2.0, "temperature": 0.0},
+        {"name": "wild", "model": tiny_model, "share": 1.0},
+    ]
+    run_dir = make_run("sample", prompts=PROMPTS, options={**OPTIONS, "policies": policies})
+    assert main(["sample", "--run", str(run_dir)]) == EXIT_DONE
+    whole = (run_dir / "samples.jsonl").read_bytes()
+    samples = read_samples(run_dir / "samples.jsonl")
+    assert sorted((row.prompt_id, row.index) for row in samples) == [(f"p{n}", k) for n in range(5) for k in range(3)]
+    assert [row.policy for row in samples] == ["calm"] * 10 + ["wild"] * 5, "one model after the other"
+    for prompt in PROMPTS:
+        mine = [row for row in samples if row.prompt_id == prompt.id]
+        assert len({row.text for row in mine if row.policy == "calm"}) == 1, "greedy answers do not differ"
+    assert [row["step"] for row in read_lines(run_dir / "metrics.jsonl")] == [2, 3, 5]
+
+    # Cut in the middle of the second policy's answers, it goes on with those.
+    (run_dir / "samples.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:11]))
+    assert main(["sample", "--run", str(run_dir)]) == EXIT_DONE
+    assert (run_dir / "samples.jsonl").read_bytes() == whole
+
+
+def test_shares_are_kept_exactly_on_average_and_up_to_one_answer_for_each_prompt() -> None:
+    shares = [0.5, 0.3, 0.2]
+    counts = [0, 0, 0]
+    for n in range(2_000):
+        chosen = sample.shared_out(f"p{n}", shares, 4, seed=1)
+        assert chosen == sorted(chosen)
+        for policy, share in enumerate(shares):
+            counts[policy] += chosen.count(policy)
+            assert abs(chosen.count(policy) - 4 * share) < 1
+    # Of 8,000 answers the second policy has 2,400, give or take 2 standard errors of at most 22 each.
+    assert counts[0] == 4_000
+    assert abs(counts[1] - 2_400) < 60
+    assert sample.shared_out("p", [3.0], 3, seed=1) == [0, 0, 0]

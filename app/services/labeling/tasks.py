@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import exists, func, insert, select, update
@@ -40,11 +41,13 @@ class SampledTasks:
 def add_sampled(session: Session, run: Run, samples: list[Sample], model_version_id: UUID) -> int:
     """Store a sampling run's answers, make draft ranking tasks in prompt order, and return how many.
 
+    Each answer names its policy (`model_version_id` where the run was of one alone) and how it was drawn.
     Equal answers to one prompt are stored once: nobody should rank two identical texts. A prompt with fewer than two
     different answers gets no task; `sampled` counts such prompts. Runs inside the transaction that finishes the run.
     Raises `InvalidInputError` when a sample names a prompt of another project.
     """
     project = session.get_one(Project, run.project_id)
+    policies: dict[str, str] = run.inputs.get("policies", {})
     distinct = _distinct_by_prompt(samples)
     prompts = session.scalars(
         select(Prompt).where(Prompt.project_id == project.id, Prompt.id.in_(distinct)).order_by(Prompt.position)
@@ -57,10 +60,10 @@ def add_sampled(session: Session, run: Run, samples: list[Sample], model_version
             # Postgres cannot hold a NUL, and a finished run must not fail over one odd token.
             "text": sample.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             "source": "model",
-            "model_version_id": model_version_id,
+            "model_version_id": UUID(policies[sample.policy]) if sample.policy in policies else model_version_id,
             "run_id": run.id,
             "sample_index": sample.index,
-            "sampling": {"tokens": sample.tokens},
+            "sampling": {"tokens": sample.tokens, **_drawn(run, sample.policy)},
             "finish_reason": sample.finish_reason,
         }
         for prompt in prompts
@@ -198,6 +201,16 @@ def sampled(session: Session, project_id: UUID) -> list[SampledTasks]:
         .order_by(answered.c.run_id.desc())
     )
     return [SampledTasks(*row) for row in rows]
+
+
+def _drawn(run: Run, policy: str) -> dict[str, float]:
+    """Return the temperature and the nucleus by which a policy's answers of this run were drawn."""
+    options = (run.config or {}).get("options", {})
+    sampling = options.get("sampling", {})
+    own: dict[str, Any] = next((item for item in options.get("policies", ()) if item["name"] == policy), {})
+    temperature = own.get("temperature") if own.get("temperature") is not None else sampling.get("temperature")
+    values = {"temperature": temperature, "top_p": sampling.get("top_p")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _distinct_by_prompt(samples: Iterable[Sample]) -> dict[UUID, list[Sample]]:

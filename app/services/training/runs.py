@@ -80,6 +80,20 @@ class RunPage:
     now: datetime
 
 
+@dataclass(frozen=True)
+class PolicyShare:
+    """A policy that writes a share of the sampled answers, at its own temperature or the run's."""
+
+    model: ModelVersion
+    share: float = 1.0
+    temperature: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How the run's files call it; a policy may stand in two temperatures."""
+        return self.model.name if self.temperature is None else f"{self.model.name} at {self.temperature:g}"
+
+
 def create_training_run(
     session: Session,
     project: Project,
@@ -188,6 +202,7 @@ def create_sampling_run(
     temperature: float = 0.7,
     max_new_tokens: int = 256,
     prompts: str = "all",
+    policies: Sequence[PolicyShare] = (),
     seed: int = 0,
     options: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
@@ -196,9 +211,11 @@ def create_sampling_run(
 ) -> Run:
     """Queue a run that draws K answers of `model` to each chosen prompt: `all`, the `unsampled`, or the `held_out`.
 
-    The prompts are chosen now, so that importing more later does not change what the run does.
+    With `policies` the K answers come from these by their shares instead; `model` is then only what the run is listed
+    under. The prompts are chosen now, so that importing more later does not change what the run does.
     """
-    _require_policy(project, model)
+    for policy in (model, *(share.model for share in policies)):
+        _require_policy(project, policy)
     chosen = [str(item) for item in session.scalars(_choose_prompts(project, prompts))]
     if not chosen:
         raise InvalidInputError(
@@ -207,6 +224,13 @@ def create_sampling_run(
             else f"The project has no prompt that is {prompts.replace('_', '-')}; import more, or choose all prompts."
         )
     options = dict(options or {})
+    inputs: dict[str, Any] = {"prompts": chosen}
+    if policies:
+        inputs["policies"] = {share.name: str(share.model.id) for share in policies}
+        options["policies"] = [
+            {"name": share.name, "model": share.model.uri, "share": share.share, "temperature": share.temperature}
+            for share in policies
+        ]
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens} | dict(options.get("sampling", {}))
     return _create(
         session,
@@ -216,8 +240,9 @@ def create_sampling_run(
         model,
         None,
         {"samples_per_prompt": project.k} | options | {"sampling": sampling},
-        {"prompts": chosen},
-        name=f"{len(chosen)} prompts, {project.k} answers each, of {model.name}",
+        inputs,
+        name=f"{len(chosen)} prompts, {project.k} answers each, of "
+        + (", ".join(share.name for share in policies) or model.name),
         dedupe_key=dedupe_key,
         gpus=gpus,
         settings={"seed": seed} | settings,

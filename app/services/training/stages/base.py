@@ -24,12 +24,15 @@ from app.models import ModelVersion, Pipeline, PipelineStage, Snapshot, User
 from app.services.training import registry, snapshots
 
 STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
-IN_USE, NEWEST_SFT, BASE = "in_use", "newest_sft", "base"
+IN_USE, NEWEST_SFT, BASE, EARLIER = "in_use", "newest_sft", "base", "earlier"
 OF_STAGE, BY_NAME = "stage:", "model:"
 
-ModelRef = Annotated[str, StringConstraints(pattern=r"^(in_use|newest_sft|base|stage:[a-z0-9_-]+|model:[\w.-]+)$")]
-"""Which model: the policy `in_use`, the `newest_sft` model, the `base` model (the project's first policy), what an
-earlier `stage:NAME` left, or the `model:NAME`. With none in use, `in_use` is the newest SFT model, or else the base."""
+ModelRef = Annotated[
+    str, StringConstraints(pattern=r"^(in_use|newest_sft|base|earlier|stage:[a-z0-9_-]+|model:[\w.-]+)$")
+]
+"""Which model: the policy `in_use`, the `newest_sft` model, the `base` model (the project's first policy), the policy
+that was in use `earlier`, what an earlier `stage:NAME` left, or the `model:NAME`. With none in use, `in_use` is the
+newest SFT model, or else the base; with none before it, `earlier` is the base."""
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{STAGE_NAME.pattern}$")]
 
@@ -162,13 +165,22 @@ def model_of(session: Session, pipeline: Pipeline, ref: str) -> ModelVersion:
         if found is None:
             raise InvalidInputError(f"This project has no model named “{name}”.")
         return found
+    if ref == EARLIER:
+        retired = session.scalar(
+            select(ModelVersion)
+            .where(ModelVersion.project_id == pipeline.project_id, ModelVersion.state == "retired")
+            .order_by(ModelVersion.promoted_at.desc(), ModelVersion.id.desc())
+            .limit(1)
+        )
+        if retired is not None:
+            return retired
     if ref == IN_USE:
         promoted = session.scalar(
             select(ModelVersion).where(ModelVersion.project_id == pipeline.project_id, ModelVersion.state == "promoted")
         )
         if promoted is not None:
             return promoted
-    start = registry.usual_start(session, pipeline.project_id, "sft" if ref == BASE else "dpo")
+    start = registry.usual_start(session, pipeline.project_id, "sft" if ref in (BASE, EARLIER) else "dpo")
     if start is None:
         raise InvalidInputError("The project has no policy to start from; register a base model first.")
     return registry.get(session, start)
