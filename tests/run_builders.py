@@ -49,9 +49,9 @@ def make_project(session: Session, owner: User, name: str = "Kindness", **column
     return project
 
 
-def make_prompts(session: Session, project: Project, questions: Sequence[str]) -> list[Prompt]:
+def make_prompts(session: Session, project: Project, questions: Sequence[str], after: int = 0) -> list[Prompt]:
     made = []
-    for position, question in enumerate(questions, start=1):
+    for position, question in enumerate(questions, start=after + 1):
         messages = [{"role": "user", "content": question}]
         split = split_of((Message("user", question),), project.held_out_fraction)
         digest = hashlib.sha256(canonical(messages)).hexdigest()

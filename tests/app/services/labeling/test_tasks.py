@@ -143,3 +143,25 @@ def test_opening_leaves_other_projects_alone(database: str) -> None:
         rows = session.execute(select(Task.project_id, Task.state).distinct())
         states = {row.project_id: row.state for row in rows}
     assert states == {other.project_id: "draft", mine.project_id: "open"}
+
+
+def test_each_answer_keeps_its_policy_and_how_it_was_drawn(session: Session, project: Project, admin: User) -> None:
+    run, model = make_sampling_run(session, project, admin)
+    _, other = make_sampling_run(session, project, admin)
+    run.inputs = {"policies": {"new": str(model.id), "old at 1.2": str(other.id)}}
+    run.config = {
+        "options": {
+            "policies": [{"name": "new", "temperature": None}, {"name": "old at 1.2", "temperature": 1.2}],
+            "sampling": {"temperature": 0.7, "top_p": 0.9},
+        }
+    }
+    first = prompt_ids(session, project)[0]
+    samples = [Sample("new", first, 0, "Yes.", 5, "stop"), Sample("old at 1.2", first, 1, "No.", 6, "length")]
+    assert tasks.add_sampled(session, run, samples, model.id) == 1
+    stored = session.execute(
+        select(Completion.model_version_id, Completion.sampling).order_by(Completion.sample_index)
+    ).all()
+    assert [tuple(row) for row in stored] == [
+        (model.id, {"tokens": 5, "temperature": 0.7, "top_p": 0.9}),
+        (other.id, {"tokens": 6, "temperature": 1.2, "top_p": 0.9}),
+    ]

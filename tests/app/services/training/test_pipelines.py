@@ -15,9 +15,9 @@ from run_builders import fake_model_folder, make_model
 from sqlalchemy import func, select
 
 from app.db import transaction
-from app.errors import ConflictError, NotFoundError
+from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import AuditEvent, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
-from app.services.training import pipelines, registry, run_states
+from app.services.training import pipelines, recipes, registry, run_states
 from app.worker import rounds
 
 GOOD = {
@@ -271,3 +271,49 @@ def test_an_order_stage_scores_what_waits_and_does_nothing_where_tasks_go_out_as
     loop.end_run(ordering)
     assert by_name(ordering)["queue"].detail == {"ordered": len(run.inputs["tasks"])}
     assert pipeline(ordering).state == "succeeded"
+
+
+def test_fresh_answers_come_from_several_policies_and_words_for_one_policy_add_up(loop: Loop) -> None:
+    recipe = {
+        "stages": [
+            {"name": "data", "kind": "snapshot"},
+            {"name": "start", "kind": "sft", "snapshot": "data"},
+            {
+                "name": "answers",
+                "kind": "sample",
+                "policies": [
+                    {"model": "stage:start", "share": 2},
+                    {"model": "newest_sft", "share": 1},
+                    {"model": "earlier", "share": 1, "temperature": 1.2},
+                ],
+            },
+            {"name": "tasks", "kind": "tasks", "sample": "answers", "priority": 3},
+        ]
+    }
+    pipeline_id = loop.begin(recipe)
+    rounds.look()
+    loop.end_run(pipeline_id)
+    with transaction() as session:
+        run = session.get_one(Run, by_name(pipeline_id)["answers"].run_id)
+        sft = session.scalars(select(ModelVersion).where(ModelVersion.method == "sft")).one()
+    assert run.parent_model_id == sft.id
+    assert run.inputs["policies"] == {"sft-1": str(sft.id), "base at 1.2": str(loop.model.id)}
+    assert run.config["options"]["policies"] == [
+        {"name": "sft-1", "model": sft.uri, "share": 3.0, "temperature": None},
+        {"name": "base at 1.2", "model": loop.model.uri, "share": 1.0, "temperature": 1.2},
+    ]
+    assert run.name.endswith("of sft-1, base at 1.2")
+
+
+def test_a_recipe_that_shares_out_to_nobody_or_to_a_stage_that_is_not_there_is_refused() -> None:
+    def refused(**policy: Any) -> str:
+        stage = {"name": "answers", "kind": "sample", "policies": [policy]}
+        with pytest.raises(InvalidInputError) as caught:
+            recipes.read({"stages": [stage]})
+        return caught.value.message
+
+    assert "no earlier stage named “policy”" in refused(model="stage:policy")
+    assert "greater than 0" in refused(model="in_use", share=0)
+    assert "less than or equal to 5" in refused(model="in_use", temperature=6)
+    with pytest.raises(InvalidInputError, match="filled in by the stage"):
+        recipes.read({"stages": [{"name": "a", "kind": "sample", "options": {"policies": []}}]})
