@@ -10,7 +10,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow api-fuzz chaos screenshots lint types contracts format serve worker migrate bench lock clean browser
+.PHONY: help setup demo demo-weekly test test-slow api-fuzz chaos screenshots lint types contracts format serve worker migrate bench lock clean browser
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup ## Run the whole loop once on a real model, then leave the server running
 	@$(BIN)/plackett demo $(ARGS)
+
+demo-weekly: setup ## Let a schedule run two whole rounds unattended on a real model (about 15 minutes)
+	@$(BIN)/plackett demo --rounds 2 $(ARGS)
 
 test: lint types contracts browser ## Check everything: lint, types, import contracts, all tests but slow and chaos
 	@$(BIN)/python -m pytest -m "not slow and not chaos" -n $(JOBS) --dist loadgroup $(ARGS)
