@@ -2,6 +2,7 @@
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed]
                 [export [RANKINGS]] [snapshot [RANKINGS]] [active-selection]
+                [science-grouping] [science-policies]
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from bench import (
     quality,
     reward_speed,
     sampling,
+    science_grouping,
+    science_policies,
     snapshot,
 )
 
@@ -35,6 +38,8 @@ BENCHES: dict[str, Callable[[], None]] = {
     "quality": quality.main,
     "snapshot": snapshot.main,
     "active-selection": active_selection.main,
+    "science-grouping": science_grouping.main,
+    "science-policies": science_policies.main,
 }
 SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main}
 """Benches that take a number of rankings."""

@@ -39,6 +39,7 @@ OUTPUT = Path("build") / "science_policies.jsonl"
 COEFFICIENTS = (0.0, 0.02, 0.05, 0.2, 1.0)
 BETAS = (0.03, 0.1, 0.3, 1.0)
 LONG = (30, 120)  # iterations
+PRETRAINING = (0.1, 1.0)  # weights of the texts' cross-entropy
 PPO = {
     "iterations": 60,
     "minibatches": 4,
@@ -98,7 +99,10 @@ def all_arms() -> dict[str, Callable[[Start, str], dict[str, Any]]]:
     for iterations in LONG:
         for way in ("single", "mean", "worst"):
             arms[f"{way} {iterations}"] = lambda start, name, way=way, n=iterations: unbounded(start, name, way, n)  # type: ignore[misc]
-    arms["ptx"] = lambda start, name: ppo(start, name, kl_coefficient=0.02, ptx_coefficient=1.0, ptx_batch_size=32)
+    for value in PRETRAINING:
+        arms[f"ptx {value:g}"] = lambda start, name, value=value: ppo(  # type: ignore[misc]
+            start, name, kl_coefficient=0.02, ptx_coefficient=value, ptx_batch_size=32
+        )
     return arms
 
 
