@@ -1,6 +1,6 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed]
+python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [ppo-speed]
                 [export [RANKINGS]] [snapshot [RANKINGS]] [active-selection]
                 [science-grouping] [science-policies]
 """
@@ -18,6 +18,7 @@ from bench import (
     labelers,
     next_task,
     page,
+    ppo_speed,
     quality,
     reward_speed,
     sampling,
@@ -34,6 +35,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "sampling": sampling.main,
     "reward_speed": reward_speed.main,
     "dpo_speed": dpo_speed.main,
+    "ppo-speed": ppo_speed.main,
     "export": export.main,
     "quality": quality.main,
     "snapshot": snapshot.main,

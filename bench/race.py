@@ -30,16 +30,21 @@ class Lap(NamedTuple):
     losses: list[float]
 
 
-def in_peer_environment(module: str, *arguments: str) -> None:
-    """Run `python -m module` in the environment of the peer, which is made where it is not there yet."""
-    folder = ROOT / "build" / TRL.replace("==", "-")
+def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
+    """Run `python -m module` in the environment of the peer, which is made where it is not there yet.
+
+    Says so and does nothing where it cannot be made, as without a network.
+    """
+    folder = ROOT / "build" / peer.replace("==", "-")
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
         venv.create(folder, with_pip=True, clear=True)
         (packages,) = folder.glob("lib/python*/site-packages")
         (packages / "ours.pth").write_text(f"{Path(torch.__file__).parent.parent}\n", encoding="utf-8")
-        install = [str(python), "-m", "pip", "install", "--quiet", "-c", "constraints.txt", TRL, "datasets>=4"]
-        subprocess.run(install, cwd=ROOT, check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "-c", "constraints.txt", peer, "datasets>=4"]
+        if subprocess.run(install, cwd=ROOT, check=False).returncode:
+            print(f"{module}: skipped, pip could not install {peer}", file=sys.stderr)
+            return
         ready.touch()
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     environment = {
@@ -53,17 +58,18 @@ def in_peer_environment(module: str, *arguments: str) -> None:
 
 
 @contextmanager
-def counting(trunk: torch.nn.Module) -> Iterator[list[int]]:
-    """Within the context collect how many token positions each forward of `trunk` computes."""
+def counting(*trunks: torch.nn.Module) -> Iterator[list[int]]:
+    """Within the context collect how many token positions each forward of the trunks computes."""
     counts: list[int] = []
 
     def count(_module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)
         counts.append(int(keywords["inputs_embeds"].shape[:-1].numel() if ids is None else ids.numel()))
 
-    hook = trunk.register_forward_pre_hook(count, with_kwargs=True)
+    hooks = [trunk.register_forward_pre_hook(count, with_kwargs=True) for trunk in trunks]
     yield counts
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def timed(trunk: torch.nn.Module, train: Callable[[], list[float]]) -> Lap:

@@ -20,12 +20,20 @@ from builders import (
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import judges, modeling, ppo, ptx, rollout, tree
+from trainer import episodes, judges, modeling, ppo, ptx, rollout, tree
 from trainer.__main__ import main
 from trainer.config import PpoOptions, RunConfig, load_run, parse_run
 from trainer.episodes import Actor, Episodes, Measures, measure, minibatches, turn
 from trainer.layout import Layout
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, DivergedError, Prompt, verify_manifest
+from trainer.records import (
+    EXIT_BAD_INPUT,
+    EXIT_DIVERGED,
+    EXIT_DONE,
+    EXIT_STOPPED,
+    DivergedError,
+    Prompt,
+    verify_manifest,
+)
 
 
 @pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])
@@ -196,16 +204,16 @@ def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[Actor, RunConfig
 
 
 def measured(
-    actor: Actor, episodes: Episodes, chosen: PpoOptions, layout: Layout
+    actor: Actor, rolled: Episodes, chosen: PpoOptions, layout: Layout
 ) -> tuple[Measures, ppo.Targets, list[list[list[int]]]]:
     """Return what one minibatch of everything is measured to be, what it aims at, and that minibatch as an epoch."""
-    whole = [list(range(len(episodes.trees)))]
-    measures = measure(actor, episodes, whole, chosen, layout)
-    return measures, ppo.aim(episodes, measures, episodes.scores, 0.1, chosen), [whole]
+    whole = [list(range(len(rolled.trees)))]
+    measures = measure(actor, rolled, whole, chosen, layout)
+    return measures, ppo.aim(rolled, measures, rolled.scores, 0.1, chosen), [whole]
 
 
 def gradients(
-    actor: Actor, episodes: Episodes, config: RunConfig, layout: Layout, texts: list[tree.Tree] | None = None
+    actor: Actor, rolled: Episodes, config: RunConfig, layout: Layout, texts: list[tree.Tree] | None = None
 ) -> list[torch.Tensor]:
     """Return every gradient of one update over one minibatch, read before the step."""
     found: list[torch.Tensor] = []
@@ -215,12 +223,12 @@ def gradients(
             found.extend(p.grad.clone() for group in self.param_groups for p in group["params"])
 
     assert isinstance(config.options, PpoOptions)
-    measures, targets, epochs = measured(actor, episodes, config.options, layout)
+    measures, targets, epochs = measured(actor, rolled, config.options, layout)
     optimizers: Any = {
         name: Watcher([p for p in module.parameters() if p.requires_grad], lr=0.0)
         for name, module in actor.modules().items()
     }
-    ppo.update(actor, optimizers, episodes, measures, targets, epochs, 1, 0.1, texts or [], config, layout)
+    ppo.update(actor, optimizers, rolled, measures, targets, epochs, 1, 0.1, texts or [], config, layout)
     return found
 
 
@@ -235,12 +243,12 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
         optim = {**OPTIM, "tokens_per_forward": tokens, "grad_clip": 1e9}
         more = {"entropy_coefficient": 0.3, "kl_in": "loss", "kl_estimator": "k2", "ptx_coefficient": 0.5}
         actor, config, _ = actor_of(tiny_model, letter_judge, **ONE_STEP, **more, optim=optim)
-        episodes = some_episodes()
-        episodes = episodes._replace(trees=[one._replace(prompt=[40] * 25 + one.prompt) for one in episodes.trees])
+        rolled = some_episodes()
+        rolled = rolled._replace(trees=[one._replace(prompt=[40] * 25 + one.prompt) for one in rolled.trees])
         layout = Layout(shared, tokens, CPU)
-        assert len(list(layout.batches(episodes.trees))) == forwards
+        assert len(list(layout.batches(rolled.trees))) == forwards
         texts = [tree.Tree([50, 51], [[60, 61, 1]]), tree.Tree([52], [[62, 1]])]
-        found.append(gradients(actor, episodes, config, layout, texts))
+        found.append(gradients(actor, rolled, config, layout, texts))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -248,25 +256,48 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
 
 def test_an_update_that_does_not_repeat_the_rollout_is_refused(tiny_model: str, letter_judge: str) -> None:
     actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP)
-    episodes, layout = some_episodes(), Layout(True, 4096, CPU)
-    measures, targets, epochs = measured(actor, episodes, chosen, layout)
+    rolled, layout = some_episodes(), Layout(True, 4096, CPU)
+    measures, targets, epochs = measured(actor, rolled, chosen, layout)
     optimizers = {
         n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for n, m in actor.modules().items()
     }
     off = measures._replace(logps=measures.logps + 1e-3)
     with pytest.raises(DivergedError, match=r"log-ratio of 0\.001 instead of 0"):
-        ppo.update(actor, optimizers, episodes, off, targets, epochs, 1, 0.1, [], config, layout)
-    ppo.update(actor, optimizers, episodes, measures, targets, epochs, 1, 0.1, [], config, layout)
+        ppo.update(actor, optimizers, rolled, off, targets, epochs, 1, 0.1, [], config, layout)
+    ppo.update(actor, optimizers, rolled, measures, targets, epochs, 1, 0.1, [], config, layout)
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_a_run_that_finds_itself_wrong_ends_with_a_sentence_and_a_code_of_its_own(
+    make_run: MakeRun, letter_judge: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, method: str
+) -> None:
+    honest, codes = episodes.measure, []
+    for off in (0.0, 1e-3):
+
+        def measure_wrongly(*arguments: Any, off: float = off) -> Measures:
+            found = honest(*arguments)
+            return found._replace(logps=found.logps + off)
+
+        monkeypatch.setattr(episodes, "measure", measure_wrongly)
+        run_dir = make_run(
+            method, name=f"off{off}", prompts=PROMPTS, options=options(letter_judge, iterations=1, answers_per_prompt=2)
+        )
+        codes.append(main([method, "--run", str(run_dir)]))
+    assert codes == [EXIT_DONE, EXIT_DIVERGED]
+    error = capsys.readouterr().err
+    assert error.startswith("Iteration 1 starts with a log-ratio of 0.001 instead of 0")
+    assert error.count("\n") == 1
+    assert not (run_dir / "checkpoints").exists()
 
 
 def test_measures_are_those_of_each_answer_alone(tiny_model: str, letter_judge: str) -> None:
     actor, _, chosen = actor_of(tiny_model, letter_judge)
-    episodes = some_episodes()
-    together, _, _ = measured(actor, episodes, chosen, Layout(True, 4096, CPU))
-    for n, answer in enumerate(episodes.answers):
+    rolled = some_episodes()
+    together, _, _ = measured(actor, rolled, chosen, Layout(True, 4096, CPU))
+    for n, answer in enumerate(rolled.answers):
         one = Episodes(
-            [PROMPTS[0]], [tree.Tree(episodes.trees[n // 2].prompt, [answer.ids])], [answer], [""],
-            episodes.judged[n : n + 1], episodes.scores[n : n + 1], torch.ones(1, len(answer.ids), dtype=torch.bool),
+            [PROMPTS[0]], [tree.Tree(rolled.trees[n // 2].prompt, [answer.ids])], [answer], [""],
+            rolled.judged[n : n + 1], rolled.scores[n : n + 1], torch.ones(1, len(answer.ids), dtype=torch.bool),
         )  # fmt: skip
         alone, _, _ = measured(actor, one, chosen, Layout(False, 4096, CPU))
         for name in ("logps", "reference_logps", "values", "sampler_logps"):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from trainer import modeling, ppo, rollout, sampler
 from trainer.__main__ import main
 from trainer.config import Lora, RunConfig, Sampling, load_run, parse_run
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, DivergedError
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, DivergedError
 from trainer.sampler_vllm import VllmSampler
 from trainer.stop import StopSignal
 
@@ -39,11 +39,19 @@ class Stale(sampler.TransformersSampler):
         policy.load_state_dict(state)
 
 
-def stale(late: int) -> Any:
+class Liar(Stale):
+    """Keeps the first weights and says that they are the ones it was given."""
+
+    def load(self, policy: PreTrainedModel, version: int) -> None:
+        super().load(policy, version)
+        self._version = version
+
+
+def stale(late: int, kind: type[Stale] = Stale) -> Any:
     def load(_run: Path, config: RunConfig, policy: PreTrainedModel, tokenizer: Any, _device: Any) -> Stale:
         copy = modeling.load_policy(config.model, torch.float32, CPU.device)
         given = config.options.sampling  # type: ignore[union-attr]
-        return Stale(copy, rollout.end_ids(policy, tokenizer), given, config.seed, late=late)
+        return kind(copy, rollout.end_ids(policy, tokenizer), given, config.seed, late=late)
 
     return load
 
@@ -69,6 +77,28 @@ def test_answers_of_the_weights_before_are_weighed_and_older_ones_are_refused(
         assert all((row["sampler_gap"] > 1e-2) == bool(late) for row in rows)
         weights = {line["iteration"]: line["weights"] for line in read_lines(run_dir / "rollouts.jsonl")}
         assert weights == ({1: 1, 2: 2, 3: 3, 4: 4} if late == 0 else {1: 1, 2: 1, 3: 2, 4: 3})
+
+
+def test_a_sampler_that_never_changes_is_found_out_by_its_negative_kl(
+    make_run: MakeRun,
+    letter_judge: str,
+    sharp_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    optim = {**OPTIM, "learning_rate": 5e-2}
+    more = {"kl_coefficient": 0.0, "importance_cap": None, "value_start": "zero"}
+    chosen = options(letter_judge, iterations=12, optim=optim, **more)
+    settings = {"model": sharp_model, "lora": {"rank": 4}, "prompts": PROMPTS, "options": chosen}
+    for late, code in ((0, EXIT_DONE), (99, EXIT_DIVERGED)):
+        run_dir = make_run("ppo", name=f"late{late}", **settings)
+        monkeypatch.setattr(sampler, "load_sampler", stale(late, Liar))
+        assert main(["ppo", "--run", str(run_dir)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("The KL to the starting model is negative: -")
+    assert error.count("\n") == 1
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert all(row["kl"] < -0.1 for row in rows[-2:])
 
 
 def test_answers_of_weights_to_come_are_refused() -> None:

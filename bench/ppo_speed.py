@@ -1,0 +1,260 @@
+"""PPO's speed and memory: ours beside TRL 1.12, the last one that has PPO, on equal batches, epochs and lengths.
+
+A random Llama of 4 layers and width 256 over 4,096 words, in float32, as policy, reference, reward model and (TRL's)
+value model; prompts of 128 tokens, answers of 64. Every run is a process of its own, so that its peak memory is its
+own; CPU seconds and tokens are of training alone, after the models are loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from bench import race
+from trainer import episodes, judges, modeling, optim, ppo, reward_model, sampler
+from trainer.config import Lora, PpoOptions, RunConfig, parse_run
+from trainer.device import setup
+from trainer.records import Message, Prompt
+
+PEER = "trl==1.12.0"
+WORDS, PROMPT, ANSWER = 4096, 128, 64
+EPISODES, ITERATIONS, EPOCHS, FORWARD, ROUNDS = 32, 1, 4, 8, 2
+RATE, RANK = 1e-5, 16
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+class Case(NamedTuple):
+    """What is raced: how many answers a prompt gets, and whether adapters are trained instead of all weights."""
+
+    title: str
+    answers: int
+    lora: bool
+
+
+CASES = (
+    Case("all weights, one answer a prompt", 1, lora=False),
+    Case("all weights, four answers a prompt", 4, lora=False),
+    Case("LoRA, four answers a prompt", 4, lora=True),
+)
+
+
+def main() -> None:
+    """Race in the environment of TRL 1.12, or say that it cannot be made."""
+    race.in_peer_environment("bench.ppo_speed", peer=PEER)
+
+
+# The models and the prompts, the same on both sides
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of made-up words, whose text gives back its ids."""
+    vocabulary = {word: n for n, word in enumerate(["<pad>", "<end>", "<unk>", *(f"w{n}" for n in range(WORDS - 3))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", chat_template=TEMPLATE
+    )
+
+
+def write_models(folder: Path) -> None:
+    """Write the policy to `policy` and the reward model to `reward`."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    config.num_labels = 1
+    judge = reward_model.RewardModel(LlamaForSequenceClassification(config).eval(), tokenizer)
+    reward_model.save_reward(judge, folder / "reward", PROMPT + ANSWER + 1)
+
+
+def prompts_of(case: Case) -> list[str]:
+    """Return the prompts of all iterations."""
+    draw = random.Random(0)
+    count = ITERATIONS * EPISODES // case.answers
+    return [" ".join(f"w{draw.randrange(WORDS - 3)}" for _ in range(PROMPT)) for _ in range(count)]
+
+
+# The two sides
+
+
+def ours(folder: Path, case: Case) -> dict[str, float]:
+    """Train with Plackett's PPO and return what it took."""
+    given = {
+        "reward_model": str(folder / "reward"),
+        "iterations": ITERATIONS,
+        "answers_per_prompt": case.answers,
+        "ppo_epochs": EPOCHS,
+        "minibatches": 1,
+        "sampling": {"max_new_tokens": ANSWER, "temperature": 1.0, "batch_size": EPISODES},
+        "optim": {"learning_rate": RATE, "batch_size": EPISODES, "tokens_per_forward": FORWARD * (PROMPT + ANSWER)},
+    }
+    run = {"run_id": "bench", "method": "ppo", "model": str(folder / "policy"), "precision": "float32", "device": "cpu"}
+    config: RunConfig = parse_run(run | {"options": given, "lora": {"rank": RANK} if case.lora else None})
+    options = config.options
+    assert isinstance(options, PpoOptions)
+    device, tokenizer = setup(config), modeling.load_tokenizer(config.model)
+    jury = judges.load_judges(options, device)
+    actor = ppo.load_actor(config, device, jury[0])
+    layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device)
+    answerer = sampler.load_sampler(folder, config, actor.policy, tokenizer, device)
+    optimizers = {name: optim.build(module.parameters(), options.optim) for name, module in actor.modules().items()}
+    prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]
+    count = EPISODES // case.answers
+
+    def train() -> None:
+        for iteration in range(1, ITERATIONS + 1):
+            answerer.load(actor.policy, iteration)
+            chosen = prompts[(iteration - 1) * count : iteration * count]
+            rolled = episodes.roll_out(answerer, tokenizer, jury, chosen, config, iteration, device)
+            epochs = [episodes.minibatches(count, 1, 0, iteration, epoch) for epoch in range(EPOCHS)]
+            measures = episodes.measure(actor, rolled, epochs[0], options, layout)
+            targets = ppo.aim(rolled, measures, rolled.objective(1.0), options.kl_coefficient, options)
+            ppo.update(actor, optimizers, rolled, measures, targets, epochs, iteration, 0.05, [], config, layout)
+
+    trunks = [modeling.core(actor.policy).base_model, jury[0].model.trunk]
+    trunks += [] if actor.frozen is None else [actor.frozen.base_model]
+    copied = getattr(answerer, "_copy", None)  # no public name
+    return took(train, *trunks, *([] if copied is None else [copied.base_model]))
+
+
+def peer(folder: Path, case: Case) -> dict[str, float]:
+    """Train with TRL's PPOTrainer and return what it took."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    tokenizer = modeling.load_tokenizer(str(folder / "policy"))
+    tokenizer.padding_side = "left"
+    rows = [tokenizer.encode(text) for text in prompts_of(case) for _ in range(case.answers)]
+    policy = LlamaForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    judge, value = (
+        LlamaForSequenceClassification.from_pretrained(folder / "reward", dtype=torch.float32) for _ in range(2)
+    )
+    frozen = None if case.lora else copy.deepcopy(policy)
+    settings = PPOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=FORWARD,
+        gradient_accumulation_steps=EPISODES // FORWARD,
+        num_mini_batches=1,
+        num_ppo_epochs=EPOCHS,
+        total_episodes=ITERATIONS * EPISODES,
+        local_rollout_forward_batch_size=EPISODES,
+        response_length=ANSWER,
+        temperature=1.0,
+        learning_rate=RATE,
+        num_sample_generations=0,
+        missing_eos_penalty=1.0,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+    )
+    lora = Lora(rank=RANK)
+    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = PPOTrainer(
+        args=settings,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=frozen,
+        reward_model=judge,
+        value_model=value,
+        train_dataset=Dataset.from_dict({"input_ids": rows}),
+        eval_dataset=Dataset.from_dict({"input_ids": rows[:1]}),
+        peft_config=adapters if case.lora else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trunks = [modeling.core(trainer.policy_model).base_model, judge.model, value.model]
+    return took(trainer.train, *trunks, *([] if frozen is None else [frozen.base_model]))
+
+
+def took(train: Any, *trunks: torch.nn.Module) -> dict[str, float]:
+    """Train, and return CPU seconds and token positions forwarded through all trunks."""
+    with race.counting(*trunks) as counts:
+        started = time.process_time()
+        train()
+        return {"cpu": time.process_time() - started, "tokens": sum(counts)}
+
+
+def child(side: str, number: str, folder: str) -> None:
+    """Run one side once and print what it took; memory is what came on top of the imports."""
+    if side == "peer":
+        import trl.experimental.ppo  # noqa: F401  # before memory is first looked at
+    before = resident_mb()
+    found = {"ours": ours, "peer": peer}[side](Path(folder), CASES[int(number)])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found | {"memory": peak - before}))
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def run() -> None:
+    """Race every case, each side in processes of its own, in turns."""
+    race.only_in_peer_environment()
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(Path(folder))
+        for number, case in enumerate(CASES):
+            laps: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+            for _ in range(ROUNDS):
+                for side in laps:
+                    command = [sys.executable, "-W", "ignore", "-m", "bench.ppo_speed", side, str(number), folder]
+                    told = subprocess.run(command, cwd=race.ROOT, check=True, capture_output=True, text=True).stdout
+                    laps[side].append(json.loads(told.splitlines()[-1]))
+                    print(f"  {case.title}, {side}: {laps[side][-1]}", file=sys.stderr, flush=True)
+            report(case, laps["ours"], laps["peer"])
+
+
+def report(case: Case, mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
+    """Print one line; the least of the rounds counts, since other work only adds to it."""
+
+    def least(laps: list[dict[str, float]], key: str) -> float:
+        return min(lap[key] for lap in laps)
+
+    count = ITERATIONS * EPISODES
+    own, other = least(mine, "cpu"), least(theirs, "cpu")
+    pairs = sorted(b["cpu"] / a["cpu"] for a, b in zip(mine, theirs, strict=True))
+    memory, peak = least(mine, "memory"), least(theirs, "memory")
+    tokens, others = mine[0]["tokens"], theirs[0]["tokens"]
+    print(
+        f"ppo_speed, {case.title}: {count} episodes, {EPOCHS} epochs, {ROUNDS} rounds; tokens {tokens:.0f} against "
+        f"{others:.0f} ({others / tokens:.1f} times fewer); episodes a CPU second {count / own:.2f} against "
+        f"{count / other:.2f} ({other / own:.1f} times, in the rounds {pairs[0]:.1f} to {pairs[-1]:.1f}); peak memory "
+        f"{memory:.0f} MiB against {peak:.0f} ({memory / peak:.0%})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:]) if len(sys.argv) > 1 else run()
