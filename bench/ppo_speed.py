@@ -133,7 +133,8 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
             rolled = episodes.roll_out(answerer, tokenizer, jury, chosen, config, iteration, device)
             epochs = [episodes.minibatches(count, 1, 0, iteration, epoch) for epoch in range(EPOCHS)]
             measures = episodes.measure(actor, rolled, epochs[0], options, layout)
-            targets = ppo.aim(rolled, measures, rolled.objective(1.0), options.kl_coefficient, options)
+            rewards = ppo.rewards_of(rolled, measures, rolled.objective(1.0), options.kl_coefficient, options)
+            targets = ppo.aim(rolled, measures, rewards, options)
             ppo.update(actor, optimizers, rolled, measures, targets, epochs, iteration, 0.05, [], config, layout)
 
     trunks = [modeling.core(actor.policy).base_model, jury[0].model.trunk]

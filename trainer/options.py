@@ -232,7 +232,8 @@ class RolloutOptions:
 class PpoOptions(RolloutOptions):
     """Proximal policy optimisation with a per-token KL penalty to the starting model (InstructGPT, 3.5).
 
-    The value head starts as the reward model's own where both grew from one base, or at 0 everywhere (`value_start`).
+    The value head starts as the reward model's own where both grew from one base and it explains anything of the first
+    answers' returns, or at 0 everywhere (`value_start`).
     `whiten_rewards` divides rewards by their standard deviation, `whiten_advantages` also takes the mean off, both over
     all answer tokens of the iteration. `ptx_coefficient` adds that much of the cross-entropy (mean over tokens) of
     `ptx_batch_size` texts to every update: the demonstrations of data/demonstrations.jsonl, which may be any texts

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
+from torch import nn
 
 from trainer import checkpoint, episodes, judges, losses, modeling, optim, ptx, report, rollout, rollout_log, sampler
 from trainer.brakes import Brakes
@@ -88,7 +89,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             ]
             measures = layout.repeat(partial(episodes.measure, actor, rolled, epochs[0], options, layout))
             objective = rolled.objective(options.missing_end_penalty)
-            targets = aim(rolled, measures, objective, kl_coefficient, options)
+            rewards = rewards_of(rolled, measures, objective, kl_coefficient, options)
+            if iteration == 1:
+                measures = settle(cast("nn.Linear", actor.value_head), rolled, measures, rewards, options)
+            targets = aim(rolled, measures, rewards, options)
             told = rollout_log.describe(rolled, measures, objective, options.importance_cap)
             told["explained_variance"] = losses.explained_variance(measures.values, targets.returns, rolled.mask)
             clock.append(time.perf_counter())
@@ -160,15 +164,37 @@ def load_actor(config: RunConfig, device: Device, judge: Judge) -> Actor:
     return Actor(policy, frozen, judges.value_head(judge, policy, cast("PpoOptions", config.options).value_start))
 
 
-def aim(
+def rewards_of(
     rolled: Episodes, measures: Measures, objective: torch.Tensor, kl_coefficient: float, options: PpoOptions
-) -> Targets:
-    """Derive advantages and returns from what was measured; `objective` (N,) judges whole answers."""
+) -> torch.Tensor:
+    """Return the reward (N, T) of each token; `objective` (N,) judges whole answers and stands at their ends."""
     kl = losses.KL_ESTIMATORS[options.kl_estimator](measures.logps, measures.reference_logps)
     taken = kl_coefficient if options.kl_in == "reward" else 0.0
     rewards = losses.penalised_rewards(kl, objective, rolled.mask, taken)
-    if options.whiten_rewards:
-        rewards = losses.whiten(rewards, rolled.mask, shift_mean=False)
+    return losses.whiten(rewards, rolled.mask, shift_mean=False) if options.whiten_rewards else rewards
+
+
+@torch.no_grad()
+def settle(
+    head: nn.Linear, rolled: Episodes, measures: Measures, rewards: torch.Tensor, options: PpoOptions
+) -> Measures:
+    """Fit a head that came from a reward model to the first answers, and return the measures with its values.
+
+    It is shifted to their mean return. Where it explains nothing of their returns, as a head may that has only ever
+    read whole answers of another trunk, it is emptied: values that are wrong are worse than none.
+    """
+    _, returns = losses.gae(rewards, torch.zeros_like(rewards), rolled.mask, options.discount, 1.0)
+    if losses.explained_variance(measures.values, returns, rolled.mask) > 0:
+        shift = (returns - measures.values)[rolled.mask].mean()
+        head.bias.add_(shift)
+        return measures._replace(values=torch.where(rolled.mask, measures.values + shift, 0.0))
+    head.weight.zero_()
+    head.bias.zero_()
+    return measures._replace(values=torch.zeros_like(measures.values))
+
+
+def aim(rolled: Episodes, measures: Measures, rewards: torch.Tensor, options: PpoOptions) -> Targets:
+    """Derive advantages and returns from values and rewards (N, T)."""
     advantages, returns = losses.gae(rewards, measures.values, rolled.mask, options.discount, options.gae_lambda)
     if options.whiten_advantages:
         advantages = losses.whiten(advantages, rolled.mask)

@@ -20,7 +20,7 @@ from builders import (
 from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
-from trainer import episodes, judges, modeling, ppo, ptx, rollout, tree
+from trainer import episodes, judges, losses, modeling, ppo, ptx, rollout, tree
 from trainer.__main__ import main
 from trainer.config import PpoOptions, RunConfig, load_run, parse_run
 from trainer.episodes import Actor, Episodes, Measures, measure, minibatches, turn
@@ -209,7 +209,8 @@ def measured(
     """Return what one minibatch of everything is measured to be, what it aims at, and that minibatch as an epoch."""
     whole = [list(range(len(rolled.trees)))]
     measures = measure(actor, rolled, whole, chosen, layout)
-    return measures, ppo.aim(rolled, measures, rolled.scores, 0.1, chosen), [whole]
+    rewards = ppo.rewards_of(rolled, measures, rolled.scores, 0.1, chosen)
+    return measures, ppo.aim(rolled, measures, rewards, chosen), [whole]
 
 
 def gradients(
@@ -304,6 +305,28 @@ def test_measures_are_those_of_each_answer_alone(tiny_model: str, letter_judge: 
             grid, row = getattr(together, name), getattr(alone, name)
             torch.testing.assert_close(grid[n, : len(answer.ids)], row[0], rtol=0, atol=1e-5)
             assert not grid[n, len(answer.ids) :].any()
+
+
+def test_a_value_head_that_explains_the_first_returns_is_shifted_to_them_and_another_is_emptied(
+    tiny_model: str, letter_judge: str
+) -> None:
+    actor, _, chosen = actor_of(tiny_model, letter_judge)
+    rolled, head = some_episodes(), actor.value_head
+    assert head is not None
+    measures, _, _ = measured(actor, rolled, chosen, Layout(True, 4096, CPU))
+    rewards = losses.penalised_rewards(torch.zeros(6, 4), rolled.scores, rolled.mask, 0.0)
+    # Without a KL the return of every token is its answer's score: 1, -1, 0.5, 0.2, -0.3, 2. Values of half of it plus
+    # 3 are 3 - mean / 2 too high, and the mean over the 14 tokens is (1 - 2 + 2 + 0.4 - 0.6 + 6) / 14 = 6.8 / 14.
+    returns = torch.where(rolled.mask, rolled.scores[:, None], 0.0)
+    before = head.bias.item()
+    near = ppo.settle(head, rolled, measures._replace(values=returns / 2 + 3.0), rewards, chosen)
+    assert head.bias.item() - before == pytest.approx(6.8 / 14 / 2 - 3.0, abs=1e-5)
+    torch.testing.assert_close(near.values[rolled.mask], (returns / 2 + 6.8 / 28)[rolled.mask], rtol=1e-5, atol=1e-5)
+    assert not near.values[~rolled.mask].any()
+    off = ppo.settle(head, rolled, measures._replace(values=-returns), rewards, chosen)
+    assert not off.values.any()
+    assert not head.weight.any()
+    assert not head.bias.any()
 
 
 # Prompts, minibatches
