@@ -177,7 +177,7 @@ def _alike(seed: int) -> World:
 
 
 def _rare_topics(seed: int) -> World:
-    """The same, but each prompt is of one of eight topics with features of its own, the rarest one in 64 prompts."""
+    """The same, but each prompt is of one of eight topics with features of its own, the rarest one in 128 prompts."""
     generator = np.random.default_rng(seed)
     shares = 1 / 2 ** np.array([1, 2, 3, 4, 5, 6, 7, 7])
     topic = generator.choice(8, size=3_000, p=shares)

@@ -14,7 +14,8 @@ from app.db import SessionDep
 from app.errors import ConflictError
 from app.models import Pipeline, Project
 from app.services.projects import projects
-from app.services.training import pipelines, round_pages
+from app.services.training import pipelines, round_figures, round_pages
+from app.services.training.round_figures import Rounds
 from app.services.training.round_pages import RoundView
 from app.templating import redirect, render
 
@@ -23,10 +24,11 @@ router = page_router()
 
 @dataclass(frozen=True)
 class RoundsPage:
-    """Context of `rounds/list.html`."""
+    """Context of `rounds/list.html`. `figures` are of the rounds that came as far as a snapshot, the oldest first."""
 
     project: Project
     rounds: Sequence[Pipeline]
+    figures: Rounds
     may_change: bool
 
 
@@ -42,9 +44,10 @@ class RoundPage:
 
 @router.get("/projects/{project_id}/rounds")
 def list_rounds(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
-    """List a project's rounds, the newest first."""
+    """List a project's rounds, the newest first, with what each came to and whether they still teach."""
     project = projects.get(session, project_id)
-    page = RoundsPage(project, pipelines.of_project(session, project.id), user.role == "admin")
+    figures = round_figures.of_project(session, project.id)
+    page = RoundsPage(project, pipelines.of_project(session, project.id), figures, user.role == "admin")
     return render(request, "rounds/list.html", page)
 
 

@@ -23,6 +23,7 @@ TITLES = {
     "gate": "Gate",
     "sample": "Sampling",
     "tasks": "Tasks",
+    "order": "Order of the queue",
 }
 
 
@@ -134,6 +135,9 @@ def _notes(stage: PipelineStage) -> list[str]:
             found.append("Not passed: the policy before it stays in use.")
         for name, sentences in dict(detail.get("unmet", {})).items():
             found += [f"{name}: {sentence}" for sentence in sentences]
+    if "ordered" in detail:
+        placed = f"{detail['ordered']} tasks share out their places anew."
+        found.append(detail.get("note") or (placed if detail["ordered"] else "Tasks go out in the order they had."))
     if "opened" in detail:
         count = detail["opened"]
         found.append("One task was opened." if count == 1 else f"{count} tasks were opened.")

@@ -62,6 +62,7 @@ def recipe(chosen: Choices) -> dict[str, Any]:
         stages += [
             {"name": "answers", "kind": "sample", "model": "stage:gate", "prompts": chosen.prompts},
             {"name": "tasks", "kind": "tasks", "sample": "answers", "priority": chosen.priority},
+            {"name": "queue", "kind": "order", "reward_model": "stage:reward"},
         ]
     return {"stages": stages}
 

@@ -251,7 +251,10 @@ def test_a_round_shows_its_chain_with_links_and_the_time_left(scene: Scene) -> N
     refused = scene.admin.post_form(f"/rounds/{round_id}/retry")
     assert refused.status_code == 409
     assert "is running, so there is nothing to retry" in refused.text
-    assert "Round 1" in words(scene.reviewer.get(f"/projects/{scene.loop.project.id}/rounds").text)
+    listed = words(scene.reviewer.get(f"/projects/{scene.loop.project.id}/rounds").text)
+    assert "Round 1" in listed
+    assert "Too early to say: it takes two rounds to see whether they still teach." in listed
+    assert "10 10 new" in listed
 
 
 def test_reviewers_look_and_only_admins_change(scene: Scene) -> None:

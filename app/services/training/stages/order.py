@@ -8,6 +8,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.errors import InvalidInputError
 from app.models import Pipeline, PipelineStage, Project, TaskScore
 from app.services.labeling import queue_order
 from app.services.training import runs
@@ -33,14 +34,19 @@ def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome
     if project.queue_order == "arrival" or not queue_order.candidates(session, project, limit=1):
         return Succeeded({"ordered": 0})
     spec = base.spec_of(Spec, pipeline, stage)
-    run = runs.create_scoring_run(
-        session,
-        project,
-        base.owner(session, pipeline),
-        reward_model=base.model_of(session, pipeline, spec.reward_model),
-        dedupe_key=base.key(stage),
-        **{"seed": pipeline.number} | spec.settings.keywords(),
-    )
+    reward_model = base.model_of(session, pipeline, spec.reward_model)
+    try:
+        run = runs.create_scoring_run(
+            session,
+            project,
+            base.owner(session, pipeline),
+            reward_model=reward_model,
+            dedupe_key=base.key(stage),
+            **{"seed": pipeline.number} | spec.settings.keywords(),
+        )
+    except InvalidInputError as error:
+        # The round has done its work; that the queue stays as it is must be said, and is no reason to fail it.
+        return Succeeded({"ordered": 0, "note": error.message})
     return Running(run.id)
 
 
