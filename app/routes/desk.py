@@ -15,6 +15,8 @@ from app.db import SessionDep
 from app.errors import ForbiddenError, InvalidInputError
 from app.forms import FormModel, Submitted, form_of
 from app.models import Project
+from app.services.evaluation import lineage
+from app.services.evaluation.lineage import Trained
 from app.services.labeling import my_answers
 from app.services.labeling.my_answers import MyAnswers, MyNumbers
 from app.services.projects import guideline_changes, guidelines, memberships, projects
@@ -54,6 +56,7 @@ class MinePage:
     by_version: Mapping[int, int]
     version: int | None
     may_change: bool
+    trained: Sequence[Trained]
 
 
 @router.get("/{project_id}/guidelines")
@@ -117,5 +120,6 @@ def show_mine(
         by_version,
         version,
         may_change=project.state != "archived",
+        trained=lineage.trained_by(session, project.id, user),
     )
     return render(request, "labeling/mine.html", page)
