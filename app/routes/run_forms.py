@@ -40,6 +40,7 @@ class RunForm(FormModel):
     model_id: UUID
     snapshot_id: UUID
     reward_model_id: UUID | None = None
+    gold_model_id: UUID | None = None
     policies: list[UUID] = Field(default=[], max_length=16)
     advanced: str = Field(default="", max_length=20_000)
 

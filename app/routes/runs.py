@@ -145,6 +145,7 @@ def start(
     try:
         if method == "evaluate":
             judged = [registry.get(session, item) for item in form.policies]
+            common["gold_model"] = registry.get(session, form.gold_model_id) if form.gold_model_id else None
             run = runs.create_evaluation_run(session, target, admin, baseline=model, policies=judged, **common)
         else:
             run = runs.create_training_run(session, target, method, admin, model=model, **common)

@@ -27,7 +27,7 @@ pages, and what works by a constitution is run by hand (`docs/constitution.md`).
 
 # Set from what the form lets one choose, or by the app itself.
 NOT_OFFERED = frozenset({"run_id", "method", "model", "options", "device", "lora", "snapshot_id", "schema"}) | {
-    "reward_model", "more_reward_models", "policies", "baseline",
+    "reward_model", "more_reward_models", "gold_model", "policies", "baseline",
 }  # fmt: skip
 
 # Sensible first values where they are not the trainer's own defaults, which suit training every weight.

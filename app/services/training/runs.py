@@ -150,12 +150,16 @@ def create_evaluation_run(
     policies: Sequence[ModelVersion],
     snapshot: Snapshot,
     reward_model: ModelVersion | None = None,
+    gold_model: ModelVersion | None = None,
     options: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
     gpus: int = 1,
     **settings: Any,
 ) -> Run:
-    """Queue an evaluation of `policies` against `baseline` on the snapshot's held-out prompts."""
+    """Queue an evaluation of `policies` against `baseline` on the snapshot's held-out prompts.
+
+    `gold_model` is a reward model beside the first, one that no policy was trained against.
+    """
     if not policies:
         raise InvalidInputError("Choose at least one policy to judge.")
     for policy in (baseline, *policies):
@@ -176,6 +180,12 @@ def create_evaluation_run(
         _require_reward_model(project, reward_model)
         options["reward_model"] = reward_model.uri
         inputs["reward_model"] = str(reward_model.id)
+    if gold_model is not None:
+        _require_reward_model(project, gold_model)
+        if reward_model is None or gold_model.id == reward_model.id:
+            raise InvalidInputError("A gold judge stands beside another reward model; choose two different ones.")
+        options["gold_model"] = gold_model.uri
+        inputs["gold_model"] = str(gold_model.id)
     names = ", ".join(policy.name for policy in policies)
     return _create(
         session,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from browsers import MakeUser, SignIn
 from evaluation_world import add_evaluation_run, add_model
-from run_builders import make_project, make_prompts
+from run_builders import fake_model_folder, fill_project, freeze, make_project, make_prompts
 from sqlalchemy import select
 
 from app import db
-from app.models import Gate, ModelVersion, Project
+from app.models import Gate, ModelVersion, Project, Run
 
 FORM = {
     "min_accuracy": "",
@@ -91,3 +92,35 @@ def test_a_verdict_stands_on_the_models_page_and_one_click_goes_back(
     assert (state_of(old), state_of(new)) == ("promoted", "retired")
     assert "old</a> again, instead of new" in admin.get(path).text
     assert admin.post_form(f"{path}/roll-back", {"leaving": "nobody"}).status_code == 422
+
+
+def test_an_evaluation_takes_a_gold_judge_that_is_not_the_reward_model_itself(
+    database: str, redis_url: str, make_user: MakeUser, sign_in: SignIn, tmp_path: Path
+) -> None:
+    admin = make_user("admin")
+    with db.transaction() as session:
+        project = make_project(session, admin)
+        fill_project(session, project, [admin], [f"Is it {n}?" for n in range(10)])
+        uri = fake_model_folder(tmp_path / "model")
+        old, new = (add_model(session, project, admin, name, uri=uri) for name in ("old", "new"))
+        judges = [
+            add_model(session, project, admin, name, kind="reward", method="reward", uri=uri)
+            for name in ("proxy", "gold")
+        ]
+    with db.transaction() as session:
+        snapshot = freeze(session, project, admin)
+    browser, path = sign_in(admin), f"/runs/new?project={project.id}&method=evaluate"
+    assert "Gold judge" in browser.get(path).text
+    form = {
+        "form_id": str(uuid4()), "model_id": str(old.id), "snapshot_id": str(snapshot.id), "policies": str(new.id),
+        "reward_model_id": str(judges[0].id),
+    }  # fmt: skip
+    refused = browser.post_form(path, {**form, "gold_model_id": str(judges[0].id)})
+    assert refused.status_code == 422
+    assert "choose two different ones" in refused.text
+    taken = browser.post_form(path, {**form, "gold_model_id": str(judges[1].id)})
+    assert taken.status_code == 303, taken.text
+    with db.transaction() as session:
+        run = session.scalars(select(Run)).one()
+    assert run.inputs["gold_model"] == str(judges[1].id)
+    assert run.config["options"]["gold_model"] == uri

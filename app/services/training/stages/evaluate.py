@@ -16,13 +16,14 @@ from app.services.training.stages.base import Outcome, Running, Succeeded
 
 
 class Spec(base.StageSpec):
-    """Which policies are judged, against which baseline, and by which reward model. `options` are those of run.json."""
+    """Which policies are judged, against which baseline, and by which reward models. `options` are run.json's."""
 
     kind: Literal["evaluate"]
     snapshot: base.Name
     policies: list[base.ModelRef] = Field(min_length=1, max_length=16)
     baseline: base.ModelRef = base.IN_USE
     reward_model: base.ModelRef | None = None
+    gold_model: base.ModelRef | None = None
     options: base.Options
     settings: base.RunSettings = base.NO_SETTINGS
 
@@ -32,10 +33,13 @@ class Spec(base.StageSpec):
         for ref in (*self.policies, self.baseline):
             yield from base.in_ref(ref, training.POLICY_STAGES)
         yield from base.in_ref(self.reward_model, ("reward",))
+        yield from base.in_ref(self.gold_model, ("reward",))
 
     def check(self) -> None:
         """Check the options as they will be once the models are known."""
-        placed = {"policies": [], "baseline": "baseline", "reward_model": "reward_model"}
+        placed = {
+            "policies": [], "baseline": "baseline", "reward_model": "reward_model", "gold_model": "gold_model"
+        }  # fmt: skip
         training.check_options("evaluate", self.options, self.settings, **placed)
 
 
@@ -54,6 +58,7 @@ def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome
         policies=policies,
         snapshot=base.snapshot_of(session, pipeline, spec.snapshot),
         reward_model=base.model_of(session, pipeline, spec.reward_model) if spec.reward_model else None,
+        gold_model=base.model_of(session, pipeline, spec.gold_model) if spec.gold_model else None,
         options=spec.options,
         dedupe_key=base.key(stage),
         **spec.settings.keywords(),
