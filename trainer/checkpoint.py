@@ -100,10 +100,18 @@ def resume(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int
     return int(state["step"]), dict(state["counters"])
 
 
-def write_final(run_dir: Path, fill: Callable[[Path], None]) -> Path:
-    """Make `final/` from what `fill` writes into the folder it is given; replace one that an earlier attempt left."""
+def write_final(run_dir: Path, fill: Callable[[Path], None], card: str) -> Path:
+    """Make `final/` from what `fill` writes into the folder it is given, and the model's card.
+
+    It replaces one that an earlier attempt has left.
+    """
+
+    def fill_with_card(aside: Path) -> None:
+        fill(aside)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+
     folder = run_dir / "final"
-    _write_folder(folder, fill)
+    _write_folder(folder, fill_with_card)
     return folder
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import torch
 from transformers import PreTrainedModel
 
-from trainer import checkpoint, data, modeling, optim, report
+from trainer import checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, KtoOptions, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
@@ -132,7 +132,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
 
     # 6. Save and report.
-    checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype))
+    checkpoint.write_final(
+        run_dir,
+        lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),
+        model_card.text(run_dir, config, summary),
+    )
     report.write(run_dir, config, summary)
     return EXIT_DONE
 

@@ -23,7 +23,20 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from trainer import checkpoint, episodes, judges, losses, modeling, optim, ptx, report, rollout, rollout_log, sampler
+from trainer import (
+    checkpoint,
+    episodes,
+    judges,
+    losses,
+    model_card,
+    modeling,
+    optim,
+    ptx,
+    report,
+    rollout,
+    rollout_log,
+    sampler,
+)
 from trainer.brakes import Brakes
 from trainer.config import ConfigError, PpoOptions, RunConfig
 from trainer.device import Device, setup
@@ -152,8 +165,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 7. Save and report.
     if brakes.spent or options.keep == "best":
         brakes.restore()
-    checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(actor.policy, tokenizer, folder, device.dtype))
-    report.write(run_dir, config, rollout_log.summarise(run_dir, options, brakes))
+    summary = rollout_log.summarise(run_dir, options, brakes)
+    checkpoint.write_final(
+        run_dir,
+        lambda folder: modeling.save_policy(actor.policy, tokenizer, folder, device.dtype),
+        model_card.text(run_dir, config, summary),
+    )
+    report.write(run_dir, config, summary)
     return EXIT_DONE
 
 

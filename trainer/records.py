@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.tensorboard import EventFile
+
 Split = Literal["train", "held_out"]
 ROLES = ("system", "user", "assistant")
 MANIFEST_SCHEMA = 1
@@ -309,19 +311,27 @@ def file_sha256(path: Path) -> str:
 
 
 class MetricsFile:
-    """Appends to `metrics.jsonl`, one flushed line a step, so that a reader always sees whole lines."""
+    """Appends to `metrics.jsonl`, one flushed line a step, so that a reader always sees whole lines.
+
+    The same numbers go into a TensorBoard event file beside it, which begins with what an earlier attempt has left.
+    """
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        path = run_dir / "metrics.jsonl"
+        self._file = path.open("a", encoding="utf-8")
+        self._events = EventFile(run_dir, (row for _, row in read_jsonl(path)), time.time())
 
     def write(self, step: int, **values: float | int | str | None) -> None:
         """Append one line: the step, the time (Unix seconds) and the values."""
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._events.add(row)
 
     def close(self) -> None:
-        """Close the file; also done at the end of a `with` block."""
+        """Close the files; also done at the end of a `with` block."""
         self._file.close()
+        self._events.close()
 
     def __enter__(self) -> MetricsFile:
         return self

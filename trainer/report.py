@@ -177,10 +177,10 @@ def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
         parts.append(_figure_table("policy", policies))
     summary = {key: value for key, value in summary.items() if not _is_table(value)}
     if summary:
-        parts.append(_table(("measure", "value"), [(_words(key), _cell(value)) for key, value in summary.items()]))
+        parts.append(table(("measure", "value"), [(words(key), cell(value)) for key, value in summary.items()]))
     for key, figures in tables.items():
         what, _, by = key.partition("_by_")
-        parts += [f"## {_words(what).capitalize()} by {_words(by)}", _figure_table(_words(by), figures)]
+        parts += [f"## {words(what).capitalize()} by {words(by)}", _figure_table(words(by), figures)]
     parts += [f"![{title}](plots/{name}.svg)" for name, title in plots]
     facts = [
         ("model", f"`{report['model']}`"),
@@ -189,7 +189,7 @@ def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
         ("configuration (sha256)", f"`{report['config_sha256'][:16]}`"),
         *((name, version) for name, version in report["versions"].items()),
     ]
-    parts += ["## To repeat it", _table(("what", "value"), facts)]
+    parts += ["## To repeat it", table(("what", "value"), facts)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -199,26 +199,29 @@ def _is_table(value: Any) -> bool:
 
 def _figure_table(kind: str, rows_by_name: dict[str, dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for figures in rows_by_name.values() for key in figures))
-    rows = [(name or "-", *(_cell(figures.get(key)) for key in columns)) for name, figures in rows_by_name.items()]
-    return _table((kind, *map(_words, columns)), rows)
+    rows = [(name or "-", *(cell(figures.get(key)) for key in columns)) for name, figures in rows_by_name.items()]
+    return table((kind, *map(words, columns)), rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _words(key: str) -> str:
+def words(key: str) -> str:
+    """Return a key as people write it."""
     return key.replace("_", " ")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as it stands in a table."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list) and len(value) == 2:
-        return f"{_cell(value[0])} to {_cell(value[1])}"
+        return f"{cell(value[0])} to {cell(value[1])}"
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
@@ -258,7 +261,7 @@ def _line_painter(plot: Plot, lines: dict[str, list[tuple[float, float]]]) -> Ca
             style = "-" if plot.x == "step" else ""  # the path through the plane would cross itself
             marker = "o" if plot.x != "step" or len(points) < 30 else ""
             xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, style, marker=marker, markersize=3.5, color=color, label=_words(key))
+            axes.plot(xs, ys, style, marker=marker, markersize=3.5, color=color, label=words(key))
         if len(lines) > 1:
             axes.legend()
 

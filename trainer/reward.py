@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from trainer import agreement, checkpoint, data, modeling, optim, report, reward_model
+from trainer import agreement, checkpoint, data, model_card, modeling, optim, report, reward_model
 from trainer.config import ConfigError, RewardOptions, RunConfig
 from trainer.device import setup
 from trainer.intervals import ratio_interval
@@ -147,7 +147,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     }
 
     # 6. Save and report.
-    checkpoint.write_final(run_dir, lambda folder: reward_model.save_reward(model, folder, config.max_length))
+    checkpoint.write_final(
+        run_dir,
+        lambda folder: reward_model.save_reward(model, folder, config.max_length),
+        model_card.text(run_dir, config, summary),
+    )
     report.write(run_dir, config, summary)
     return EXIT_DONE
 

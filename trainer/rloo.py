@@ -21,7 +21,19 @@ from typing import cast
 
 import torch
 
-from trainer import checkpoint, episodes, judges, losses, modeling, optim, report, rollout, rollout_log, sampler
+from trainer import (
+    checkpoint,
+    episodes,
+    judges,
+    losses,
+    model_card,
+    modeling,
+    optim,
+    report,
+    rollout,
+    rollout_log,
+    sampler,
+)
 from trainer.brakes import Brakes
 from trainer.config import ConfigError, RlooOptions, RunConfig
 from trainer.device import setup
@@ -130,8 +142,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 7. Save and report.
     if brakes.spent or options.keep == "best":
         brakes.restore()
-    checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(actor.policy, tokenizer, folder, device.dtype))
-    report.write(run_dir, config, rollout_log.summarise(run_dir, options, brakes))
+    summary = rollout_log.summarise(run_dir, options, brakes)
+    checkpoint.write_final(
+        run_dir,
+        lambda folder: modeling.save_policy(actor.policy, tokenizer, folder, device.dtype),
+        model_card.text(run_dir, config, summary),
+    )
+    report.write(run_dir, config, summary)
     return EXIT_DONE
 
 

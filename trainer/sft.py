@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import checkpoint, data, modeling, optim, report
+from trainer import checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, RunConfig, SftOptions
 from trainer.device import setup
 from trainer.layout import Layout
@@ -99,7 +99,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         summary["headline"] = f"Fine-tuned on {len(train)} demonstrations; held-out loss {after:.3f} nats a token."
 
     # 6. Save and report.
-    checkpoint.write_final(run_dir, lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype))
+    checkpoint.write_final(
+        run_dir,
+        lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),
+        model_card.text(run_dir, config, summary),
+    )
     report.write(run_dir, config, summary)
     return EXIT_DONE
 

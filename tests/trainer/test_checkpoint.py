@@ -113,10 +113,12 @@ def test_final_is_absent_until_it_is_complete_and_a_new_one_replaces_the_old(run
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full"):
-        checkpoint.write_final(run_dir, broken)
+        checkpoint.write_final(run_dir, broken, "# card")
     assert not (run_dir / "final").exists()
 
     for text in ("old", "new"):
-        folder = checkpoint.write_final(run_dir, lambda aside, text=text: (aside / "model").write_text(text) and None)
+        folder = checkpoint.write_final(
+            run_dir, lambda aside, text=text: (aside / "model").write_text(text) and None, "# card"
+        )
     verify_manifest(folder)
     assert (folder / "model").read_text() == "new"
