@@ -294,6 +294,50 @@ def import_rankings(
 
 
 @app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
+    """Save the database, and what files stand beside it. Prove it with `plackett restore FOLDER --verify`."""
+    settings = _settings()
+    from app.embedded import access
+    from app.embedded import backup as backups
+
+    with access.database_for_command(settings) as url, console.status("Saving …"):
+        facts = backups.make(url, settings.var.absolute(), folder.absolute())
+    console.print(f"{facts.rows:,} rows of {len(facts.tables)} tables; {len(facts.artifacts):,} files are listed.")
+    console.print("Files are not copied: save snapshots/, ledgers/ and runs/ of the data folder as well.", style="dim")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The backup's folder.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Restore into a server that is thrown away, compare, and note the outcome.")
+    ] = False,
+) -> None:
+    """Restore a backup into the empty database of DATABASE_URL, or only prove that it would come back."""
+    settings = _settings()
+    from app import db
+    from app.embedded import access
+    from app.embedded import backup as backups
+    from app.services.accounts import audit
+
+    if not verify:
+        if settings.database_url is None:
+            raise PlackettError("Set DATABASE_URL to the empty database to restore into, or use --verify.")
+        with console.status("Restoring …"):
+            facts = backups.restore(folder, settings.database_url)
+        console.print(f"{facts.rows:,} rows of {len(facts.tables)} tables came back as they were.")
+    else:
+        with console.status("Restoring into a server of its own …"):
+            facts = backups.verify(folder)
+        with access.database_for_command(settings), db.transaction() as session:
+            audit.record(session, None, "backup.verified", "backup", facts.dump_sha256[:16], made_at=facts.made_at)
+        console.print(f"{facts.rows:,} rows of {len(facts.tables)} tables come back, and the application runs on them.")
+    missing = backups.missing_artifacts(facts, settings.var.absolute())
+    if missing:
+        raise PlackettError(f"{len(missing)} files beside the database are missing or differ, such as {missing[0]}.")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"plackett {importlib.metadata.version('plackett')}")
