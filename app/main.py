@@ -55,6 +55,7 @@ from app.routes import (
     snapshots,
     task_list,
     tokens,
+    webhooks,
 )
 from app.settings import get_settings
 from app.static_files import CachedStaticFiles
@@ -88,6 +89,7 @@ ROUTERS = (
     schedules.router,
     lineage.router,
     tokens.router,
+    webhooks.router,
     api_projects.router,
     api_prompts.router,
     api_tasks.router,

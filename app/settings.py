@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -104,6 +105,12 @@ class Settings(BaseSettings):
     model_server_url: str | None = Field(default=None, description="set by `plackett up` for the processes it starts")
     model_server_key: SecretStr | None = Field(default=None, description="as above")
     model_server_models: int = Field(default=2, ge=1, description="how many models the local server keeps in memory")
+    webhook_origins: list[str] = Field(
+        default=[], description="servers that webhooks may go to, as JSON: scheme, host and, if need be, port"
+    )
+    webhook_networks: list[IPv4Network | IPv6Network] = Field(
+        default=[], description="private networks that webhooks may reach, beside the public internet"
+    )
     chat_streams: int = Field(default=16, ge=1, description="answers that one web process receives at the same time")
     chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
     chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")

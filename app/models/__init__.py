@@ -5,6 +5,7 @@ from app.models.api import IdempotencyKey
 from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.evaluation import BlindEvaluation, Gate, GateVerdict, Promotion
+from app.models.hooks import Webhook, WebhookDelivery
 from app.models.importing import Import
 from app.models.labeling import (
     Assignment,
@@ -77,5 +78,7 @@ __all__ = [
     "TaskScore",
     "User",
     "WebSession",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
 ]

@@ -24,11 +24,13 @@ from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, gpu_queue, ring
 from app.services.accounts import access
 from app.services.api import repeats
 from app.services.evaluation import blind
+from app.services.hooks import deliveries, outbox
 from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
 from app.services.training import devices, run_states, workers
 from app.settings import get_settings
 from app.worker import rounds
+from app.worker.hooks import deliver
 from app.worker.supervise import supervise
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def tick() -> None:
     with transaction() as session:
         access.discard_ended_sessions(session)
         repeats.forget_old(session)
+        deliveries.forget_old(session)
         workers.forget_old(session)
     with transaction() as session:
         judged = blind.open_ids(session)
@@ -72,6 +75,9 @@ def tick() -> None:
         if quality.request_due(session):
             after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
     rounds.look()
+    with transaction() as session:
+        if deliveries.is_due(session):
+            after_commit(session, partial(ring, outbox.TASK, DEFAULT_QUEUE))
 
 
 def reconcile() -> None:
@@ -81,6 +87,13 @@ def reconcile() -> None:
         run_states.expire_leases(session, settings.run_retry_seconds)
         for due in run_states.take_for_dispatch(session, settings.run_resend_seconds):
             after_commit(session, partial(ring, run_states.TASK, gpu_queue(due.gpus), str(due.run_id)))
+
+
+@celery.task(name=outbox.TASK)
+def webhooks() -> None:
+    """Send the webhooks that are due, until none is."""
+    while deliver():
+        pass
 
 
 @celery.task(name=quality.TASK)

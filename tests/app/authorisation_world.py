@@ -35,6 +35,8 @@ from app.models import (
     Schedule,
     TaskCompletion,
     User,
+    Webhook,
+    WebhookDelivery,
 )
 from app.services.accounts import access
 from app.services.accounts.tokens import SCOPES
@@ -165,7 +167,18 @@ def _desk(session: Session, ids: dict[str, UUID], labeler: User, admin: User) ->
         dedupe_key=f"{project.name} 1",
         created_by=admin.id,
     )
+    webhook = Webhook(
+        url="https://hooks.example.org/x",
+        events=["run.finished"],
+        project_id=project.id,
+        secret="whsec_AAAA",
+        created_by=admin.id,
+    )
+    session.add(webhook)
+    session.flush()
     made = {
+        "webhook_id": webhook,
+        "delivery_id": WebhookDelivery(webhook_id=webhook.id, event="run.finished", body="{}"),
         "schedule_id": schedule,
         "pipeline_id": pipeline,
         "assignment_id": assignment,

@@ -112,6 +112,7 @@ def web_server(
             "REDIS_URL": _redis_server.url,
             "PLACKETT_VAR": str(folder / "var"),
             "PLACKETT_ENDPOINTS": json.dumps({"lab": {"base_url": _lab.url}}),
+            "PLACKETT_WEBHOOK_ORIGINS": '["https://hooks.example.org"]',
         },
         working_folder=folder,
         descriptors=[bound.fileno()],

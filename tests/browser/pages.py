@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import chat_world
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import select, update
+from sqlalchemy import func, null, select, update
 
 from app import db
-from app.models import Assignment, AuditEvent, Project, Task, User
+from app.models import Assignment, AuditEvent, Project, Task, User, Webhook, WebhookDelivery
 from app.services.accounts import accounts
 from app.services.labeling import assignments, flags
 from app.services.labeling.assignments import TaskKind
@@ -117,6 +118,36 @@ def later_snapshot(studio: Studio) -> UUID:
         return snapshots.create(session, project, session.get_one(User, studio.admin.id)).id
 
 
+def webhook(studio: Studio) -> UUID:
+    """Give the project a webhook with messages in each state, and return its id."""
+    with db.transaction() as session:
+        made = Webhook(
+            url="https://hooks.example.org/plackett/weekly",
+            events=["run.finished", "snapshot.ready"],
+            project_id=studio.project.id,
+            secret="whsec_AAAA",
+            failures=3,
+            created_by=studio.admin.id,
+        )
+        session.add(made)
+        session.flush()
+        body = f'{{"type":"run.finished","data":{{"run_id":"{studio.running.id}","name":"PPO","state":"failed"}}}}'
+        now = func.clock_timestamp()
+        states: list[dict[str, Any]] = [
+            {"state": "delivered", "next_at": null(), "last_status": 204, "delivered_at": now, "attempts": 1},
+            {
+                "state": "failed",
+                "next_at": null(),
+                "last_problem": "It answered 500.",
+                "attempts": 10,
+            },
+            {"last_problem": "It did not answer within 10 seconds.", "attempts": 3},
+        ]
+        for values in states:
+            session.add(WebhookDelivery(webhook_id=made.id, event="run.finished", body=body, last_at=now, **values))
+        return made.id
+
+
 def pages_of(
     studio: Studio,
     labeler: User,
@@ -190,6 +221,8 @@ def pages_of(
         "edit schedule": (admin, f"/schedules/{loop.schedule}/edit"),
         "people": (admin, "/people"),
         "tokens": (admin, "/tokens"),
+        "webhooks": (admin, "/webhooks"),
+        "webhook": (admin, f"/webhooks/{webhook(studio)}"),
         "api": (admin, "/api/docs"),
         "not found": (admin, f"{project}/nowhere"),
     }

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import GateVerdict, ModelVersion, Project, Promotion, Run, Snapshot, User
 from app.services.accounts import audit
+from app.services.hooks import outbox
 from app.services.training import artifacts
 from trainer.records import RecordError, file_sha256, verify_manifest
 
@@ -146,6 +147,9 @@ def promote(
         )
     )
     audit.record(session, user, "model.promoted", "model_version", model.id, name=model.name, how=how)
+    outbox.announce(
+        session, "model.promoted", model.project_id, model_id=model.id, name=model.name, previous_id=previous, how=how
+    )
     return model
 
 

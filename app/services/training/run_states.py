@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, NotFoundError
 from app.models import Checkpoint, Run, RunAttempt, RunEvent, RunMetric
 from app.models.training import FENCE, TERMINAL_STATES
+from app.services.hooks import outbox
 
 TASK = "plackett.run"
 LONGEST_DOUBLING = 6
@@ -371,3 +372,5 @@ def _event(
     session.execute(
         insert(RunEvent).values(run_id=run_id, fence=fence, kind=kind, from_state=before, to_state=after, detail=detail)
     )
+    if after in TERMINAL_STATES:
+        outbox.announce_run(session, run_id, after)

@@ -24,6 +24,7 @@ from app.errors import InvalidInputError, NotFoundError, UnavailableError
 from app.models import Demonstration, Project, Ranking, Snapshot, Task, User
 from app.services.accounts import audit
 from app.services.data import ledgers
+from app.services.hooks import outbox
 from app.services.labeling import standing
 from app.services.training import artifacts, data_cards, snapshot_files
 from app.services.training.snapshot_files import Written
@@ -73,6 +74,9 @@ def create(session: Session, project: Project, user: User) -> Snapshot:
     session.add(snapshot)
     session.flush()
     audit.record(session, user, "snapshot.created", "snapshot", snapshot.id)
+    outbox.announce(
+        session, "snapshot.ready", project.id, snapshot_id=snapshot.id, number=snapshot.number, sha256=snapshot.sha256
+    )
     return snapshot
 
 
