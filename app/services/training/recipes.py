@@ -84,7 +84,7 @@ def _references(number: int, spec: StageSpec, before: list[StageSpec]) -> list[s
         if name not in kinds:
             problems.append(f"{label}: there is no earlier stage named “{name}”.")
         elif kinds[name] not in wanted:
-            problems.append(f"{label}: “{name}” is a {kinds[name]} stage, and this needs {_either(wanted)}.")
+            problems.append(f"{label}: “{name}” is of the kind {kinds[name]}, and this needs {_either(wanted)}.")
     return problems
 
 

@@ -7,7 +7,21 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from app.services.training.stages import blind, dpo, evaluate, gate, order, ppo, reward, sample, sft, snapshot, tasks
+from app.services.training.stages import (
+    blind,
+    dpo,
+    evaluate,
+    gate,
+    kto,
+    order,
+    ppo,
+    reward,
+    rloo,
+    sample,
+    sft,
+    snapshot,
+    tasks,
+)
 from app.services.training.stages.base import Kind
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType(
@@ -16,7 +30,9 @@ KINDS: MappingProxyType[str, Kind] = MappingProxyType(
         "sft": sft,
         "reward": reward,
         "dpo": dpo,
+        "kto": kto,
         "ppo": ppo,
+        "rloo": rloo,
         "evaluate": evaluate,
         "blind": blind,
         "gate": gate,

@@ -48,7 +48,7 @@ class Spec(base.StageSpec):
         if self.blind is not None:
             yield self.blind, ("blind",)
         for ref in self.candidates:
-            yield from base.in_ref(ref, ("sft", "dpo", "ppo"))
+            yield from base.in_ref(ref, training.TRAINED_POLICIES)
 
     def limits(self) -> Limits:
         """Return the thresholds that the recipe sets."""

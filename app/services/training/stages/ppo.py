@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from sqlalchemy.orm import Session
@@ -15,26 +14,14 @@ from app.services.training.stages.training import advance
 __all__ = ["Spec", "advance", "start"]
 
 
-class Spec(training.TrainingSpec):
-    """As `TrainingSpec`, with the reward model: that of an earlier stage, or one by its name."""
+class Spec(training.ScoredSpec):
+    """See `ScoredSpec`."""
 
     METHOD: ClassVar[str] = "ppo"
 
     kind: Literal["ppo"]
-    reward_model: base.ModelRef
-
-    def stages_named(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the reward model's stage, too."""
-        yield from super().stages_named()
-        yield from base.in_ref(self.reward_model, ("reward",))
-
-    def check(self) -> None:
-        """Check the options as they will be once the reward model's folder is known."""
-        training.check_options(self.METHOD, self.options, self.settings, reward_model="reward_model")
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:
     """Queue the run."""
-    spec = base.spec_of(Spec, pipeline, stage)
-    reward_model = base.model_of(session, pipeline, spec.reward_model)
-    return training.start(session, pipeline, stage, spec, reward_model=reward_model)
+    return training.start_scored(session, pipeline, stage, base.spec_of(Spec, pipeline, stage))

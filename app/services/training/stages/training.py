@@ -14,7 +14,10 @@ from app.services.training.stages import base
 from app.services.training.stages.base import Failed, Outcome, Running, Succeeded
 from trainer.config import ConfigError, parse_run
 
-POLICY_STAGES = ("sft", "dpo", "ppo", "gate")
+TRAINED_POLICIES = ("sft", "dpo", "kto", "ppo", "rloo")
+"""Kinds of stages that leave a new policy behind."""
+
+POLICY_STAGES = (*TRAINED_POLICIES, "gate")
 
 
 class TrainingSpec(base.StageSpec):
@@ -35,6 +38,21 @@ class TrainingSpec(base.StageSpec):
     def check(self) -> None:
         """Let the trainer's own reader judge the options, as it will when the run is made."""
         check_options(self.METHOD, self.options, self.settings)
+
+
+class ScoredSpec(TrainingSpec):
+    """As `TrainingSpec`, with the reward model that scores: that of an earlier stage, or one by its name."""
+
+    reward_model: base.ModelRef
+
+    def stages_named(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the reward model's stage, too."""
+        yield from super().stages_named()
+        yield from base.in_ref(self.reward_model, ("reward",))
+
+    def check(self) -> None:
+        """Check the options as they will be once the reward model's folder is known."""
+        check_options(self.METHOD, self.options, self.settings, reward_model="reward_model")
 
 
 def check_options(method: str, options: dict[str, Any], settings: base.RunSettings, **placed: Any) -> None:
@@ -69,6 +87,11 @@ def start(session: Session, pipeline: Pipeline, stage: PipelineStage, spec: Trai
         **spec.settings.keywords(),
     )
     return Running(run.id)
+
+
+def start_scored(session: Session, pipeline: Pipeline, stage: PipelineStage, spec: ScoredSpec) -> Outcome:
+    """Queue the training run of a stage whose answers a reward model scores."""
+    return start(session, pipeline, stage, spec, reward_model=base.model_of(session, pipeline, spec.reward_model))
 
 
 def run_of(session: Session, stage: PipelineStage) -> Run:

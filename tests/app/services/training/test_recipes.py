@@ -48,7 +48,10 @@ def test_a_recipe_is_stored_with_the_defaults_of_today_and_read_back_the_same() 
         (changed(1, name="data"), "Stage 2 (data): an earlier stage has this name"),
         (changed(1, snapshot="date"), "Stage 2 (start): there is no earlier stage named “date”."),
         (changed(2, model="stage:policy"), "Stage 3 (judge): there is no earlier stage named “policy”."),
-        (changed(3, model="stage:judge"), "“judge” is a reward stage, and this needs sft, dpo, ppo or gate."),
+        (
+            changed(3, model="stage:judge"),
+            "“judge” is of the kind reward, and this needs sft, dpo, kto, ppo, rloo or gate.",
+        ),
         (changed(3, model="the best"), "“model” is in_use, newest_sft, base, stage:NAME or model:NAME."),
         (changed(3, options={"beta": 0}), "Stage 4 (dpo): options.beta must be above 0."),
         (changed(3, options={"betta": 1}), "Stage 4 (dpo): options has an unknown key 'betta'"),
@@ -56,7 +59,7 @@ def test_a_recipe_is_stored_with_the_defaults_of_today_and_read_back_the_same() 
         (changed(3, settings={"device": "cuda"}), "Stage 4 (dpo): the key “settings.device” is unknown."),
         (changed(4, options={"baseline": "x"}), "options.baseline is filled in by the stage; leave it out."),
         (changed(5, max_kl=-1), "“max_kl”: input should be greater than or equal to 0."),
-        (changed(7, sample="data"), "“data” is a snapshot stage, and this needs sample."),
+        (changed(7, sample="data"), "“data” is of the kind snapshot, and this needs sample."),
     ],
 )
 def test_what_will_not_do_is_said_in_a_sentence(recipe: Any, sentence: str) -> None:
@@ -64,6 +67,18 @@ def test_what_will_not_do_is_said_in_a_sentence(recipe: Any, sentence: str) -> N
     with pytest.raises(InvalidInputError) as refused:
         recipes.read(recipe)
     assert sentence in refused.value.message
+
+
+@pytest.mark.parametrize("kind", ["kto", "rloo", "ppo"])
+def test_every_method_that_trains_a_policy_is_a_kind(kind: str) -> None:
+    scored = {} if kind == "kto" else {"reward_model": "stage:judge"}
+    recipe = changed(3, kind=kind, **scored)
+    assert recipes.read(recipe).as_json()["stages"][3]["kind"] == kind
+    with pytest.raises(InvalidInputError, match="an unknown key 'wrong'"):
+        recipes.read(changed(3, kind=kind, options={"wrong": 1}, **scored))
+    if scored:
+        with pytest.raises(InvalidInputError, match="“start” is of the kind sft, and this needs reward"):
+            recipes.read(changed(3, kind=kind, reward_model="stage:start"))
 
 
 def test_every_problem_has_its_line() -> None:
