@@ -20,6 +20,7 @@ from app.api import models as api_models
 from app.api import projects as api_projects
 from app.api import prompts as api_prompts
 from app.api import runs as api_runs
+from app.api import schedules as api_schedules
 from app.api import snapshots as api_snapshots
 from app.api import tasks as api_tasks
 from app.api.once import ReplayError, on_replay
@@ -97,6 +98,7 @@ ROUTERS = (
     api_snapshots.router,
     api_runs.router,
     api_models.router,
+    api_schedules.router,
     exports.router,
     imports.router,
     snapshot_diffs.router,

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import Field, JsonValue
+from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.api.callers import RunsCaller, RunsWriter
 from app.api.once import OnceDep
 from app.api.problems import PROBLEMS, WRITES
-from app.api.schemas import Closed, Page, PageQuery, example, page
+from app.api.schemas import Closed, JsonObject, Page, PageQuery, example, page
 from app.db import SessionDep
 from app.errors import InvalidInputError, NotFoundError
 from app.models import ModelVersion, Project, Run, Snapshot, User
@@ -86,7 +86,7 @@ class RunIn(Closed):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     max_length: int | None = Field(None, ge=16, le=1 << 20)
     lora: LoraIn | None = None
-    options: dict[str, JsonValue] = Field({}, max_length=100)
+    options: JsonObject = Field({}, max_length=100)
 
     def settings(self) -> dict[str, Any]:
         """Return the keys of run.json that all methods share."""

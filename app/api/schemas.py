@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from app.errors import InvalidInputError
 from app.services.api.listing import Listing, Part
@@ -37,6 +37,21 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 """A text that PostgreSQL can hold."""
+
+
+def _storable_object(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:
+        raise ValueError("It holds a number that is not finite, or half of a surrogate pair.") from None
+    if "\\u0000" in text:
+        raise ValueError("It holds a NUL character.")
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable_object)]
+"""An object of any shape that PostgreSQL can hold."""
 
 
 class PageQuery(Closed):

@@ -34,6 +34,7 @@ class TokenForm(FormModel):
     scope_snapshots: bool = False
     scope_runs: bool = False
     scope_queue: bool = False
+    scope_schedules: bool = False
     scope_models: bool = False
     project_id: UUID | Literal[""] = ""
     days: int = Field(ge=1, le=tokens.MOST_DAYS)
@@ -47,6 +48,7 @@ FIELDS = {
     "scope_snapshots": "snapshots:write",
     "scope_runs": "runs:read",
     "scope_queue": "runs:write",
+    "scope_schedules": "schedules:write",
     "scope_models": "models:write",
 }
 """The check boxes of the form, and the scope that each stands for."""

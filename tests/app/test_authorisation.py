@@ -40,6 +40,13 @@ BODIES: dict[str, Any] = {
     "PATCH /api/v1/tasks/{task_id}": {"priority": 1},
     "POST /api/v1/projects/{project_id}/prompts": {"prompts": [{"messages": [{"role": "user", "content": "New?"}]}]},
     "POST /api/v1/prompts/{prompt_id}/completions": {"text": "So."},
+    "PATCH /api/v1/schedules/{schedule_id}": {"paused": True},
+    "POST /api/v1/projects/{project_id}/schedules": {
+        "name": "nightly",
+        "cron": "0 3 * * *",
+        "timezone": "UTC",
+        "recipe": {"stages": [{"kind": "snapshot", "name": "freeze"}]},
+    },
     "POST /api/v1/projects/{project_id}/tasks/open": {"kind": "ranking"},
 }
 """What fits, so that a request is refused for who asks and not for what is sent. Ids of the first project are added."""

@@ -28,8 +28,9 @@ SCOPES = {
     "import:write": "Add prompts and answers, and import rankings",
     "tasks:write": "Make, open, close and change tasks; pause and archive projects",
     "snapshots:write": "Freeze snapshots",
-    "runs:read": "Read runs, snapshots and model versions",
+    "runs:read": "Read runs, snapshots, model versions, schedules and rounds",
     "runs:write": "Queue and cancel runs",
+    "schedules:write": "Make and pause schedules, cancel their rounds",
     "models:write": "Promote model versions",
 }
 NOTHING = "There is nothing with this id, or it belongs to a project that this token may not see."

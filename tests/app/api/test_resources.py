@@ -31,6 +31,7 @@ from app.db import transaction
 from app.models import AuditEvent, Completion, IdempotencyKey, Project, Prompt, Run, Task, User
 from app.services.accounts import tokens
 from app.services.api import repeats
+from app.services.training import schedules
 from trainer.config import METHODS
 
 Call = Callable[..., Any]
@@ -316,6 +317,39 @@ def test_a_snapshot_is_frozen_a_run_queued_and_cancelled_and_a_model_promoted(sc
         assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
     assert call("POST", f"/models/{base['id']}/promote").json()["state"] == "promoted"
     assert call("POST", f"/models/{judge['id']}/promote").status_code == 422
+
+
+def test_a_schedule_is_made_paused_and_its_round_seen_and_cancelled(scene: Scene, call: Call) -> None:
+    here = f"/projects/{scene.project_id}"
+    recipe = {"stages": [{"kind": "snapshot", "name": "freeze"}]}
+    wanted = {"name": "weekly", "cron": "0 3 * * 1", "timezone": "Europe/Berlin", "recipe": recipe}
+    made = call("POST", f"{here}/schedules", json=wanted)
+    assert made.status_code == 201, made.text
+    path = f"/schedules/{made.json()['id']}"
+    assert call("GET", path).json() == made.json()
+    assert items(call, f"{here}/schedules") == [made.json()]
+    assert call("POST", f"{here}/schedules", json=wanted).status_code == 409
+    for change in (
+        {"cron": "x"},
+        {"timezone": "Mars"},
+        {"recipe": {}},
+        {"recipe": {"stages": [{"kind": "snapshot", "name": "a\x00b"}]}},
+        {"paused": True},
+        {"next_due_at": "2026-01-01T00:00:00Z"},
+    ):
+        assert call("POST", f"{here}/schedules", json=wanted | {"name": "other"} | change).status_code == 422, change
+    assert call("PATCH", path, json={"paused": True}).status_code == 428
+    paused = call("PATCH", path, json={"paused": True}, headers={"If-Match": made.headers["etag"]})
+    assert (paused.status_code, paused.json()["paused"]) == (200, True)
+    assert call("PATCH", path, json={"paused": False}, headers={"If-Match": made.headers["etag"]}).status_code == 412
+    with transaction() as session:
+        admin = session.scalars(select(User).where(User.role == "admin")).one()
+        schedules.run_now(session, UUID(made.json()["id"]), admin, "key")
+    (round_one,) = items(call, f"{here}/pipelines", state="running")
+    assert [stage["name"] for stage in round_one["stages"]] == ["freeze"]
+    assert call("GET", f"/pipelines/{round_one['id']}").json() == round_one
+    cancelled = call("POST", f"/pipelines/{round_one['id']}/cancel")
+    assert (cancelled.json()["state"], cancelled.json()["stages"][0]["state"]) == ("cancelled", "cancelled")
 
 
 def test_every_method_of_the_trainer_can_be_queued() -> None:

@@ -1,0 +1,213 @@
+"""REST API, version 1: schedules, and the rounds (pipelines) that they start."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from app.api import versions
+from app.api.callers import RunsCaller, SchedulesCaller
+from app.api.once import OnceDep, json_only
+from app.api.problems import EDITS, PROBLEMS, WRITES
+from app.api.schemas import Closed, JsonObject, Page, PageQuery, Text, example, page
+from app.api.versions import IfMatch
+from app.db import SessionDep
+from app.services.accounts import tokens
+from app.services.api import rounds
+from app.services.projects import projects
+from app.services.training import pipelines, schedules
+from app.services.training.schedules import Values
+
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["schedules"])
+
+State = Literal["running", "succeeded", "failed", "cancelled"]
+
+
+class ScheduleOut(Closed):
+    """When a recipe is due, by cron in a time zone, and what happens to due times that were missed or collide."""
+
+    id: UUID
+    project_id: UUID
+    name: str
+    cron: str
+    timezone: str
+    recipe: dict[str, Any]
+    min_new_rankings: int
+    catch_up: Literal["latest", "all", "skip"]
+    overlap: Literal["skip", "queue", "cancel_running"]
+    paused: bool
+    next_due_at: datetime
+    created_at: datetime
+
+
+class StageOut(Closed):
+    """One attempt at one stage of a round."""
+
+    kind: str
+    name: str
+    attempt: int
+    state: Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
+    reason: str | None
+    run_id: UUID | None
+
+
+class PipelineOut(Closed):
+    """One round of a recipe, with its stages in order."""
+
+    id: UUID
+    project_id: UUID
+    number: int
+    name: str
+    schedule_id: UUID | None
+    state: State
+    reason: str | None
+    attempt: int
+    stages: list[StageOut]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class ScheduleIn(Closed):
+    """A new schedule. The recipe is what the page of a schedule shows as JSON."""
+
+    model_config = example(
+        {
+            "name": "weekly",
+            "cron": "0 3 * * 1",
+            "timezone": "Europe/Berlin",
+            "recipe": {"stages": [{"kind": "snapshot", "name": "freeze"}]},
+            "min_new_rankings": 200,
+        }
+    )
+    name: Text = Field(min_length=1, max_length=schedules.MAX_NAME)
+    cron: Text = Field(min_length=1, max_length=100)
+    timezone: Text = Field(min_length=1, max_length=64)
+    recipe: JsonObject
+    min_new_rankings: int = Field(0, ge=0, le=1_000_000)
+    catch_up: Literal["latest", "all", "skip"] = "latest"
+    overlap: Literal["skip", "queue", "cancel_running"] = "skip"
+
+
+class ScheduleChange(Closed):
+    """Whether a schedule pauses. Due times in a pause are skipped."""
+
+    model_config = example({"paused": True})
+    paused: bool
+
+
+class SchedulesQuery(PageQuery):
+    """Which schedules."""
+
+    paused: bool | None = None
+
+
+class PipelinesQuery(PageQuery):
+    """Which rounds."""
+
+    state: State | None = None
+    schedule_id: UUID | None = None
+
+
+@router.get("/projects/{project_id}/schedules")
+def list_schedules(
+    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[SchedulesQuery, Query()]
+) -> Page[ScheduleOut]:
+    """List a project's schedules."""
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    return page(
+        asked,
+        ScheduleOut,
+        lambda part: rounds.schedules(session, project_id, part, paused=asked.paused),
+        project_id,
+    )
+
+
+@router.post("/projects/{project_id}/schedules", responses=WRITES, status_code=201, response_model=ScheduleOut)
+def create_schedule(
+    project_id: UUID, sent: ScheduleIn, session: SessionDep, caller: SchedulesCaller, once: OnceDep
+) -> Response:
+    """Make a schedule; its first due time is the next one from now."""
+    caller.require_project(project_id)
+    project = projects.get(session, project_id)
+    values = Values(
+        sent.name,
+        sent.cron,
+        sent.timezone,
+        dict(sent.recipe),
+        None,
+        sent.min_new_rankings,
+        sent.catch_up,
+        sent.overlap,
+    )
+    made = schedules.create(session, project, tokens.maker(session, caller), values)
+    session.flush()
+    shown = ScheduleOut(**rounds.schedule(session, made.id))
+    return once.answer(shown, 201, Location=f"/api/v1/schedules/{made.id}", ETag=versions.etag(shown))
+
+
+@router.get("/schedules/{schedule_id}")
+def read_schedule(schedule_id: UUID, session: SessionDep, caller: RunsCaller, response: Response) -> ScheduleOut:
+    """Return a schedule. Its ETag is what a change of it needs."""
+    found = rounds.schedule(session, schedule_id)
+    caller.require_project(found["project_id"])
+    shown = ScheduleOut(**found)
+    response.headers["ETag"] = versions.etag(shown)
+    return shown
+
+
+@router.patch("/schedules/{schedule_id}", responses=EDITS, dependencies=[Depends(json_only)])
+def change_schedule(
+    schedule_id: UUID,
+    sent: ScheduleChange,
+    session: SessionDep,
+    caller: SchedulesCaller,
+    response: Response,
+    if_match: IfMatch = None,
+) -> ScheduleOut:
+    """Pause a schedule, or let it go on."""
+    caller.require_project(rounds.schedule(session, schedule_id)["project_id"])
+    schedules.lock(session, schedule_id)
+    versions.check(if_match, ScheduleOut(**rounds.schedule(session, schedule_id)))
+    schedules.set_paused(session, schedule_id, tokens.maker(session, caller), paused=sent.paused)
+    session.flush()
+    shown = ScheduleOut(**rounds.schedule(session, schedule_id))
+    response.headers["ETag"] = versions.etag(shown)
+    return shown
+
+
+@router.get("/projects/{project_id}/pipelines")
+def list_pipelines(
+    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[PipelinesQuery, Query()]
+) -> Page[PipelineOut]:
+    """List a project's rounds with their stages."""
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    return page(
+        asked,
+        PipelineOut,
+        lambda part: rounds.pipelines(session, project_id, part, state=asked.state, schedule_id=asked.schedule_id),
+        project_id,
+    )
+
+
+@router.get("/pipelines/{pipeline_id}")
+def read_pipeline(pipeline_id: UUID, session: SessionDep, caller: RunsCaller) -> PipelineOut:
+    """Return a round with its stages."""
+    found = rounds.pipeline(session, pipeline_id)
+    caller.require_project(found["project_id"])
+    return PipelineOut(**found)
+
+
+@router.post("/pipelines/{pipeline_id}/cancel", responses=WRITES, response_model=PipelineOut)
+def cancel_pipeline(pipeline_id: UUID, session: SessionDep, caller: SchedulesCaller, once: OnceDep) -> Response:
+    """Cancel a round: the run at work stops, the stages after it are skipped."""
+    caller.require_project(rounds.pipeline(session, pipeline_id)["project_id"])
+    pipelines.cancel(session, pipeline_id, tokens.maker(session, caller))
+    session.flush()
+    return once.answer(PipelineOut(**rounds.pipeline(session, pipeline_id)))
