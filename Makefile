@@ -74,7 +74,7 @@ test-slow: setup browser ## Run the slow tests
 api-fuzz: setup ## Send 100 fitting and 100 unfitting requests to each operation of the API, as each of four callers
 	@PLACKETT_FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/app/api/test_fuzz.py $(ARGS)
 
-chaos: setup ## Kill and pause everything at random while runs train: FAULTS=1000 (half an hour), SEED=…
+chaos: setup ## Kill and pause everything at random while runs train: FAULTS=1000 (a quarter of an hour or more), SEED=…
 	@CHAOS_FAULTS=$(FAULTS) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -m chaos -s $(ARGS)
 
 screenshots: setup browser ## Take the README's pictures again (docs/screenshots)

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     run_wall_seconds: float = Field(default=7 * 86400.0, description="an attempt that lasts longer fails for good")
     cancel_grace_seconds: float = 60.0
     trainer_device: str = Field(default="auto", description="auto, cpu or cuda; handed to the trainer")
+    ray_address: str | None = Field(
+        default=None, description="a Ray cluster on which this worker's runs train, such as auto or host:6379"
+    )
     gpus: int | None = Field(default=None, ge=1, description="devices a GPU worker offers; default: those it counts")
     endpoints: dict[str, Endpoint] = Field(
         default={}, description="servers of models for live chat, as JSON: name → base_url, api_key_env, models"

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.config import METHODS, ConfigError, RunConfig, load_run
+from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, load_run
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, DivergedError, RecordError, verify_manifest
 from trainer.stop import StopSignal
 
@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(run_dir: Path, method: str) -> RunConfig:
     config = load_run(run_dir)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and method not in SPLITTABLE:
+        raise ConfigError(
+            f"{method} runs in one process; only {', '.join(SPLITTABLE)} can share its work among several."
+        )
     if config.method != method:
         raise ConfigError(f"{run_dir / config.FILE} asks for {config.method}, not for {method}.")
     verify_manifest(run_dir / "data")

@@ -44,6 +44,7 @@ __all__ = [
     "METHODS",
     "OPTIONS",
     "SCHEMA",
+    "SPLITTABLE",
     "ConfigError",
     "DpoOptions",
     "EvaluateOptions",
@@ -71,6 +72,8 @@ __all__ = [
 
 SCHEMA = 1
 METHODS = tuple(OPTIONS)
+SPLITTABLE = ("sft",)
+"""The methods whose work several processes, one GPU each, can share."""
 T = TypeVar("T")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trainer.config import ConfigError, RunConfig
+from trainer.parallel import local_device
 
 
 class Device(NamedTuple):
@@ -33,7 +34,7 @@ class Device(NamedTuple):
 
 def setup(config: RunConfig) -> Device:
     """Choose device and precision, seed Python, NumPy and torch, and ask the CPU for deterministic algorithms."""
-    device = choose_device(config.device)
+    device = choose_device(local_device(config.device))
     dtype = choose_dtype(config.precision, device)
     random.seed(config.seed)
     np.random.seed(config.seed)  # a library may draw from the global generator

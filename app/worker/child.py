@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 PR_SET_PDEATHSIG = 1
 LOCK_FILE = "lock"
@@ -36,6 +36,26 @@ class NewerAttemptError(RuntimeError):
     """A later attempt has been at work in this run directory, so this one's lease is lost."""
 
 
+class Training(Protocol):
+    """What the supervisor needs of a training, wherever it runs: poll it, signal it, know how it ended.
+
+    Its results lie in the run directory by the time it has ended.
+    """
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, if it is one of this machine."""
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait at most so long for the end and return the exit status, None if it still runs."""
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and an end with 3."""
+
+    def kill(self) -> None:
+        """End it at once, with all that belongs to it; harmless when it has ended."""
+
+
 class Child:
     """A started trainer. `code` is its exit status, negative for a signal, None while it runs.
 
@@ -43,17 +63,16 @@ class Child:
     """
 
     def __init__(self, command: Sequence[str], run_dir: Path, fence: int) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
         with _locked(run_dir / LOCK_FILE, fence) as lock, (run_dir / LOG_FILE).open("ab") as log:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment | {"PYTHONUNBUFFERED": "1"},
+                env=trainer_environment(),
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
-                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 # only calls prctl, loaded before the fork
+                preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 # only calls prctl, loaded before the fork
             )
             lock.seek(0)
             lock.truncate()
@@ -91,7 +110,13 @@ class Child:
             os.killpg(self.pid, number)
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def trainer_environment() -> dict[str, str]:
+    """Return this process's environment without what the trainer need not know."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
+    return known | {"PYTHONUNBUFFERED": "1"}
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
     """Return what the child runs before the trainer: ask Linux for SIGKILL when the supervisor's process ends."""
 
     def prepare() -> None:

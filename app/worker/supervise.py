@@ -29,9 +29,10 @@ from app.services.training.run_states import Beat, Lease, LostLeaseError
 from app.settings import Settings, get_settings
 from app.worker import run_folder
 from app.worker.checkpoint_watch import CheckpointWatch
-from app.worker.child import Child, NewerAttemptError
+from app.worker.child import Child, NewerAttemptError, Training
 from app.worker.errand import Errand
 from app.worker.pulse import OUTAGES, Pulse
+from app.worker.ray_child import RayChild
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, RecordError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRAINER = (sys.executable, "-m", "trainer")
+SPAWN = (sys.executable, "-m", "trainer.spawn")
 POLL_SECONDS = 0.25
 RETRY_WRITE_SECONDS = 2.0
 
@@ -110,7 +112,7 @@ class _Attempt:
         else:
             self._conclude(ended)
 
-    def _start(self) -> Child | None:
+    def _start(self) -> Training | None:
         """Make the run directory and start the trainer in it; None when the worker is asked to stop before that."""
         plan = self._write(lambda session: run_folder.plan(session, session.get_one(Run, self.lease.run_id)))
         self.method = plan.method
@@ -122,18 +124,38 @@ class _Attempt:
                 return None
         making.settle()
         self.watch = CheckpointWatch(self.folder, plan.checkpoints, artifacts.publish)
-        child = Child([*self.trainer, self.method, "--run", str(self.folder)], self.folder, self.lease.fence)
-        self.pid = child.pid
-        return child
+        training = self._on_cluster(plan.gpus) if self.settings.ray_address else self._here(plan.gpus)
+        self.pid = training.pid
+        return training
 
-    def _watch(self, child: Child) -> Ended:
+    def _here(self, gpus: int) -> Child:
+        trainer = self.trainer if gpus == 1 else (*SPAWN, str(gpus))
+        command = [*trainer, self.method, "--run", str(self.folder)]
+        return Child(command, self.folder, self.lease.fence)
+
+    def _on_cluster(self, gpus: int) -> RayChild:
+        """Start on the cluster; that it has room may take a while, and so may sending."""
+        address = str(self.settings.ray_address)
+        trainer = () if self.trainer == TRAINER else self.trainer  # the far end has a Python of its own
+        gpu = not self.settings.trainer_device.startswith("cpu")
+        starting = Errand(lambda: RayChild(address, trainer, self.method, self.folder, gpus, gpu=gpu))
+        try:
+            while starting.is_alive():
+                starting.join(POLL_SECONDS)
+                self._look()
+        except LostLeaseError:
+            Errand(lambda: starting.settle().kill())
+            raise
+        return starting.settle()
+
+    def _watch(self, child: Training) -> Ended:
         """Watch the child until it has ended. Never leaves it running, whatever is raised."""
         try:
             return self._watch_alive(child)
         finally:
             child.kill()
 
-    def _watch_alive(self, child: Child) -> Ended:
+    def _watch_alive(self, child: Training) -> Ended:
         started = progressed = time.monotonic()
         stop: Stop | None = None
         kill_at = float("inf")

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import chaos_judge as judge
@@ -31,8 +33,9 @@ from tiny_model import write_tiny_policy
 
 from app import db, migrate
 from app.models import Pipeline, Run, RunAttempt, User
+from app.queue import TICK_SECONDS
 from app.services.training import schedules
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 
 DEEP_EVERY = 15
 AT_WORK_SECONDS = 240.0
@@ -98,8 +101,12 @@ class Chaos:
 
     @property
     def losses(self) -> dict[int, float]:
-        lines = (self.reference / "metrics.jsonl").read_text().splitlines()
-        return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+        return {row["step"]: row["loss"] for row in self.steps(self.reference)}
+
+    def steps(self, folder: Path) -> list[dict[str, Any]]:
+        """Return the whole lines of a run's metrics."""
+        text = (folder / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def torment(self, faults: int) -> None:
         """Faults at any moment, and every so often one that waits for a trainer to have come some way."""
@@ -202,3 +209,31 @@ def test_without_the_fence_the_judge_finds_stale_writes(chaos: Callable[..., Cha
             found = judge.stale_writes(session)
     print(f"{world.told()}: {found[:1]}")
     assert found, world.told()
+
+
+def test_with_the_products_own_times_a_killed_workers_run_goes_on_within_90_seconds(
+    chaos: Callable[..., Chaos],
+) -> None:
+    names = ("RUN_LEASE", "RUN_HEARTBEAT", "RUN_RETRY", "RUN_RESEND")
+    own = {f"PLACKETT_{name}_SECONDS": str(Settings.model_fields[f"{name.lower()}_seconds"].default) for name in names}
+    world = chaos(names=("one",), CHAOS_TICK=str(TICK_SECONDS), **own)
+    while not (found := world.stack.at_work(chaos_plan.CHECKPOINT_STEPS + 2)):
+        time.sleep(0.1)
+    folder = get_settings().runs_dir / found[0].run
+    began, killed = world.steps(folder)[0]["time"], time.time()
+    os.kill(found[0].worker.pid, signal.SIGKILL)  # it is not started again: the other worker has to notice
+    found[0].worker.wait(10)
+    last = world.steps(folder)[-1]["step"]
+    while not (again := [row for row in world.steps(folder) if row["time"] > killed + 5]):
+        assert time.time() < killed + 150
+        time.sleep(0.2)
+    run_id = UUID(found[0].run)
+    with db.transaction() as session:
+        claims = [row.started_at.timestamp() for row in session.scalars(select(RunAttempt).order_by(RunAttempt.fence))]
+        assert {row.run_id for row in session.scalars(select(RunAttempt))} == {run_id}
+    taken, seconds, lost = claims[1] - killed, again[0]["time"] - killed, last + 1 - again[0]["step"]
+    loading = began - claims[0]  # of the same trainer on the same machine, before anything was killed
+    print(f"taken over {taken:.1f} s after the kill, training after {seconds:.1f} s; {lost} steps were done again")
+    assert 0 <= lost <= chaos_plan.CHECKPOINT_STEPS
+    assert taken <= 75
+    assert seconds <= 80 + 1.5 * loading

@@ -27,7 +27,7 @@ from app.queue import gpu_queue, ring
 from app.services.labeling import queue_order
 from app.services.training import costs, registry, run_states
 from app.settings import get_settings
-from trainer.config import METHODS, ConfigError, RunConfig, dump_run, parse_run
+from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, dump_run, parse_run
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,6 @@ LEARNS_FROM = {
     "rloo": "prompts",
 }
 """By method, which part of a snapshot has to hold something in the training split."""
-SPLITTABLE: tuple[str, ...] = ()
-"""The methods whose work several GPUs can share."""
 
 
 @dataclass(frozen=True)
@@ -467,9 +465,7 @@ def _require_splittable(method: str, gpus: int) -> None:
         raise InvalidInputError("A run asks for at least one GPU.")
     if gpus > 1 and method not in SPLITTABLE:
         raise InvalidInputError(
-            f"{METHOD_NAMES[method]} runs on one GPU; several GPUs share the work of no method in this release."
-            if not SPLITTABLE
-            else f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share several."
+            f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share its work among several."
         )
 
 

@@ -56,7 +56,9 @@ def make_due() -> None:
         session.execute(text("UPDATE runs SET dispatched_at = NULL WHERE state = 'queued'"))
 
 
-def test_a_run_survives_the_death_of_its_worker(world: World, start_worker: StartWorker) -> None:
+def test_a_run_survives_the_death_of_its_worker(
+    world: World, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = start_worker()
     run_id = world.queue_sft(steps=200, checkpoint_steps=10)
     folder = get_settings().runs_dir / str(run_id)
@@ -67,6 +69,7 @@ def test_a_run_survives_the_death_of_its_worker(world: World, start_worker: Star
     wait_for("the trainer to die with its supervisor", lambda: not Path(f"/proc/{trainer}").exists(), 5)
     fence = stored(run_id).fence
 
+    monkeypatch.setenv("PLACKETT_GPUS", "2")
     second = start_worker()
     wait_for("the lease to end", lambda: tasks.tick() is None and stored(run_id).fence != fence, 60)
     wait_for("the end", lambda: stored(run_id).state not in ("queued", "running"), 90)
@@ -78,11 +81,12 @@ def test_a_run_survives_the_death_of_its_worker(world: World, start_worker: Star
         assert session.scalars(select(ModelVersion).where(ModelVersion.run_id == run_id)).one().name == "sft-1"
         assert workers.any_recent(session)
 
-    # The same worker is asked to stop in the middle of a run: it saves, gives the run back, and goes.
-    run_id = world.queue_sft(steps=100_000, checkpoint_steps=100_000)
-    wait_for("progress", lambda: (stored(run_id).progress_step or 0) > 0, 60)
+    # The same worker, which offers two devices, is asked to stop in the middle of a run of two processes: they save, it
+    # gives the run back, and goes.
+    run_id = world.queue_sft(steps=100_000, checkpoint_steps=100_000, gpus=2)
+    wait_for("progress", lambda: (stored(run_id).progress_step or 0) > 0, 120)
     os.kill(second.pid, signal.SIGTERM)
-    second.wait(30)
+    second.wait(60)
     run = stored(run_id)
     assert (run.state, run.attempt) == ("queued", 0)
     assert any((get_settings().runs_dir / str(run_id)).glob("checkpoints/step_*/manifest.json"))

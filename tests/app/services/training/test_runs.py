@@ -53,6 +53,17 @@ def test_the_configuration_holds_what_was_asked_for(scene: Scene) -> None:
     assert (run.config["seed"], run.config["max_length"], run.config["model"]) == (4, 64, model.uri)
 
 
+def test_a_run_asks_for_several_gpus_only_where_its_method_can_share_the_work(scene: Scene) -> None:
+    project, model, admin = scene
+    with transaction() as session:
+        make_prompts(session, project, QUESTIONS)
+    for gpus, sentence in ((2, "Sampling runs on one GPU; only sft can share"), (0, "at least one GPU")):
+        with pytest.raises(InvalidInputError, match=sentence), transaction() as session:
+            runs.create_sampling_run(session, project, model, admin, gpus=gpus)
+    with transaction() as session:
+        assert runs.create_sampling_run(session, project, model, admin, gpus=1).gpus == 1
+
+
 @pytest.mark.parametrize("choice", runs.PROMPT_CHOICES)
 def test_without_prompts_there_is_nothing_to_sample(scene: Scene, choice: str) -> None:
     project, model, admin = scene
