@@ -74,7 +74,7 @@ ROLLOUTS = (
     ),
     Plot("length", "Length of the answers", ("response_length",), "tokens", x_label="iteration"),
     Plot("entropy", "Entropy of the policy", ("entropy",), "entropy (nats a token)", x_label="iteration"),
-    Plot("loss", "Losses", ("policy_loss", "value_loss"), "loss", x_label="iteration"),
+    Plot("loss", "Losses", ("policy_loss", "value_loss", "ptx_loss"), "loss", x_label="iteration"),
 )
 PLOTS: dict[str, tuple[Plot, ...]] = {
     "sft": (LOSS,),
