@@ -110,8 +110,8 @@ WEEKLY_RECIPE: dict[str, Any] = {
             "options": {"samples_per_prompt": K, "sampling": {**_ANSWERS, "temperature": 0.8}},
             "settings": {"max_length": MAX_LENGTH},
         },
-        {"name": "tasks", "kind": "tasks", "sample": "answers"},
         {"name": "queue", "kind": "order", "reward_model": "stage:judge"},
+        {"name": "tasks", "kind": "tasks", "sample": "answers"},
     ]
 }
 

@@ -2,7 +2,7 @@
 
     every minute, if there are enough new rankings:
         snapshot → reward model → DPO → evaluation → blind evaluation by the labelers → gate, which promotes by itself
-        → fresh answers → open tasks → order of the queue; and the labelers rank them
+        → fresh answers → order of the queue → open tasks; and the labelers rank them
 
 Nobody presses a button between two rounds: the schedule starts them by its cron expression, which stands in for
 Monday 02:00, and the labelers only take what the queue hands them, blind tasks among the others.

@@ -1,8 +1,9 @@
 """The order of the queue: ask first where the reward model is unsure, and keep a share of tasks at random.
 
 Only tasks that collect, on training prompts, that nobody holds at this moment change places, and only with one another:
-they share out the places that they have already. So what a person gave priority stays ahead, held-out prompts keep
-their places and stay a fair measure, and a task that somebody is working on does not move.
+they share out the places that they have already. Drafts are among them, so that a round's tasks are in order before
+anybody can take one. What a person gave priority stays ahead, held-out prompts keep their places and stay a fair
+measure, and a task that somebody is working on does not move.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SHARE_OUT = text("""
 WITH wanted AS (SELECT * FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS w(id, rank)),
 free AS (
     SELECT t.id, t.priority, t.sort_key, w.rank FROM tasks t JOIN wanted w ON w.id = t.id
-    WHERE t.project_id = :project_id AND t.kind = 'ranking' AND t.purpose = 'collect' AND t.state = 'open'
+    WHERE t.project_id = :project_id AND t.kind = 'ranking' AND t.purpose = 'collect' AND t.state IN ('draft', 'open')
       AND t.takeable AND t.open_leases = 0
     FOR UPDATE OF t SKIP LOCKED),
 places AS (SELECT priority, sort_key, row_number() OVER (PARTITION BY priority ORDER BY sort_key, id) AS n FROM free),
@@ -77,7 +78,7 @@ def ordered(scores: Sequence[Score], policy: Policy, random_share: float, seed: 
 
 
 def candidates(session: Session, project: Project, limit: int = MANY) -> Sequence[UUID]:
-    """Return the tasks from the front of the queue that may change places, in their present order."""
+    """Return the tasks from the front of the queue that may change places, drafts too, in their present order."""
     return session.scalars(
         select(Task.id)
         .join(Prompt, Prompt.id == Task.prompt_id)
@@ -85,7 +86,7 @@ def candidates(session: Session, project: Project, limit: int = MANY) -> Sequenc
             Task.project_id == project.id,
             Task.kind == "ranking",
             Task.purpose == "collect",
-            Task.state == "open",
+            Task.state.in_(("draft", "open")),
             Task.takeable,
             Task.open_leases == 0,
             Prompt.split == "train",

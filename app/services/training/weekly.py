@@ -61,8 +61,8 @@ def recipe(chosen: Choices) -> dict[str, Any]:
     if chosen.prompts != "none":
         stages += [
             {"name": "answers", "kind": "sample", "model": "stage:gate", "prompts": chosen.prompts},
-            {"name": "tasks", "kind": "tasks", "sample": "answers", "priority": chosen.priority},
             {"name": "queue", "kind": "order", "reward_model": "stage:reward"},
+            {"name": "tasks", "kind": "tasks", "sample": "answers", "priority": chosen.priority},
         ]
     return {"stages": stages}
 

@@ -31,9 +31,9 @@ SECOND = replace(
 )
 
 
-def test_the_recipe_of_the_weekly_form_can_be_read_and_ends_with_the_queue() -> None:
+def test_the_recipe_of_the_weekly_form_can_be_read_and_orders_the_tasks_before_it_opens_them() -> None:
     kinds = [stage["kind"] for stage in recipes.read(plan.WEEKLY_RECIPE).as_json()["stages"]]
-    assert kinds == ["snapshot", "reward", "dpo", "evaluate", "blind", "gate", "sample", "tasks", "order"]
+    assert kinds == ["snapshot", "reward", "dpo", "evaluate", "blind", "gate", "sample", "order", "tasks"]
 
 
 def test_the_report_has_a_row_for_each_round_and_says_what_the_gate_and_the_guard_say(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_held_out_prompts_and_tasks_that_are_no_ones_to_take_are_not_scored(worl
         session.execute(update(Task).where(Task.id == before[1]).values(state="closed"))
         session.execute(update(Task).where(Task.id == before[2]).values(done_count=2))
         session.execute(update(Task).where(Task.id == before[3]).values(purpose="gold", reference=[]))
+        session.execute(update(Task).where(Task.id == before[4]).values(state="draft"))
         project = session.get_one(Project, world.project_id)
         assert list(queue_order.candidates(session, project)) == before[4:]
 
