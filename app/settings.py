@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     webhook_networks: list[IPv4Network | IPv6Network] = Field(
         default=[], description="private networks that webhooks may reach, beside the public internet"
     )
+    metrics_token: SecretStr | None = Field(
+        default=None, min_length=16, description="what Prometheus sends as its bearer token; unset: no /metrics"
+    )
     chat_streams: int = Field(default=16, ge=1, description="answers that one web process receives at the same time")
     chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
     chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")

@@ -31,6 +31,7 @@ NOT_PAGES = {
     "/": "sends everyone on to their first page",
     "/livez": "a probe",
     "/readyz": "a probe",
+    "/metrics": "figures for Prometheus",
     "/api/openapi.json": "JSON",
     "/projects/{project_id}/policies.json": "JSON",
     "/models/{model_id}/lineage.json": "a file",
