@@ -84,7 +84,18 @@ def test_choices_make_a_recipe_and_come_back_into_the_form(scene: Scene) -> None
     found = only_schedule()
     assert answer.headers["location"] == f"/schedules/{found.id}?done=schedule-saved"
     stages = {stage["name"]: stage for stage in found.recipe["stages"]}
-    assert list(stages) == ["snapshot", "sft", "reward", "dpo", "ppo", "evaluation", "gate", "answers", "tasks"]
+    assert list(stages) == [
+        "snapshot",
+        "sft",
+        "reward",
+        "dpo",
+        "ppo",
+        "evaluation",
+        "gate",
+        "answers",
+        "tasks",
+        "queue",
+    ]
     assert stages["ppo"]["model"] == "stage:sft"
     assert stages["gate"]["candidates"] == ["stage:dpo", "stage:ppo"]
     assert (stages["gate"]["promote"], stages["gate"].get("max_kl")) == ("automatically", None)
