@@ -110,6 +110,12 @@ class Bin(NamedTuple):
     probability: float
     right: float
 
+    @property
+    def words(self) -> str:
+        """The range of probabilities, which no two bins share."""
+        low = min(int((self.probability - 0.5) * 2 * BINS), BINS - 1) / (2 * BINS) + 0.5
+        return f"{low:.0%} to {low + 0.5 / BINS:.0%}"
+
 
 def reliability(groups: Sequence[Group], scores: Sequence[torch.Tensor]) -> list[Bin]:
     """Return the reliability diagram of sigma(r_w - r_l) as the probability that a labeler prefers w.

@@ -264,11 +264,12 @@ def over_distance(figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     if line is not None:
         found["reward_by_sqrt_kl"] = {"linear": line._asdict()}
     if any("gold_win_rate" in row for row in figures.values()):
-        found["over_optimised"] = [
+        gamed = [
             name
             for name, row in figures.items()
             if "gold_win_rate" in row and row["win_rate_interval"][0] > 0.5 and row["gold_win_rate_interval"][1] < 0.5
         ]
+        found["over_optimised"] = ", ".join(gamed) or "none"
     return found
 
 
@@ -321,9 +322,7 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
         "held_out_accuracy_interval": list(ratio_interval(*found, seed=config.seed)),
         "calibration_error": agreement.calibration_error(held_out, as_trained),
         "length_only_accuracy": agreement.length_only(train or held_out, held_out),
-        "agreement_by_probability": {
-            f"about {row.probability:.0%}": row._asdict() for row in agreement.reliability(held_out, as_trained)
-        },
+        "agreement_by_probability": {row.words: row._asdict() for row in agreement.reliability(held_out, as_trained)},
     }
 
 

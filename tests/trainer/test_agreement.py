@@ -61,3 +61,8 @@ def test_labelers_agree_where_both_prefer_the_same_of_two() -> None:
     found = agreement.between_labelers([ONE, TWO])
     assert found == ([2.0], [3.0])
     assert agreement.between_labelers([TWO]) is None
+
+
+def test_no_two_bins_of_the_reliability_diagram_have_the_same_name() -> None:
+    bins = [agreement.Bin(1.0, probability, 1.0) for probability in (0.5, 0.5497, 0.5502, 0.999, 1.0)]
+    assert [row.words for row in bins] == ["50% to 55%", "50% to 55%", "55% to 60%", "95% to 100%", "95% to 100%"]

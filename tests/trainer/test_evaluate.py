@@ -169,7 +169,7 @@ def test_a_gold_judge_a_regression_set_and_the_calibration_are_told_and_drawn(
     summary = summary_of(run_dir)
     base, twin, moved = (summary["policies"][name] for name in ("base", "twin", "moved"))
     assert twin["gold"] == base["gold"] != moved["gold"]
-    assert (twin["gold_win_rate"], summary["over_optimised"]) == (0.5, [])
+    assert (twin["gold_win_rate"], summary["over_optimised"]) == (0.5, "none")
     assert twin["perplexity"] == base["perplexity"] != moved["perplexity"]
     assert base["choice_accuracy"] in (0.0, 1.0)
     assert 0 <= base["self_bleu"] <= 1
@@ -194,7 +194,7 @@ def test_a_policy_that_pleases_the_reward_model_and_not_the_gold_judge_is_over_o
                   "gold_win_rate_interval": [0.2, 0.4]},
     }  # fmt: skip
     found = evaluate.over_distance(figures)
-    assert found["over_optimised"] == ["gamed"]
+    assert found["over_optimised"] == "gamed"
     # Rewards 0, 1, 3 at distances 0, 1, 3: the line is exact.
     line = found["reward_by_sqrt_kl"]["linear"]
     assert (line["start"], line["slope"], line["r_squared"]) == pytest.approx((0.0, 1.0, 1.0), abs=1e-12)
