@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from app import commands
 from app.errors import InvalidInputError, PlackettError
 from app.settings import Settings, get_settings
 
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # they may hold a password
 )
 console = Console(highlight=False)
+app.add_typer(commands.snapshot, name="snapshot")
+app.add_typer(commands.runs, name="runs")
+app.add_typer(commands.token, name="token")
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on; default PLACKETT_HOST, else 127.0.0.1.")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on; default PLACKETT_PORT, else 8000; 0: any.")]

@@ -1,4 +1,4 @@
-"""A small client of the REST API: exports row by row as they come, or to a file.
+"""A small client of the REST API: exports row by row as they come, to a file or as a table; files sent in pieces.
 
 from app.client import Client
 
@@ -9,9 +9,13 @@ for row in client.rows(project_id, "trl"):
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +23,10 @@ from uuid import UUID
 
 import httpx
 
-from app.errors import PlackettError
+from app.errors import InvalidInputError, PlackettError
 
 RETRIES = 3
+PIECE_BYTES = 8 << 20
 _TIMEOUT = httpx.Timeout(30, read=300)
 
 Told = Callable[[int], None]
@@ -29,7 +34,7 @@ Told = Callable[[int], None]
 
 
 class Client:
-    """Talks to one server with one token, which needs the scope `export:read`."""
+    """Talks to one server with one token, which needs the scope `export:read`, or `import:write` to send files."""
 
     def __init__(self, url: str, token: str) -> None:
         self._http = httpx.Client(
@@ -122,6 +127,117 @@ class Client:
             aside.unlink(missing_ok=True)
         return size
 
+    def dataset(
+        self, project_id: UUID | str, format_name: str = "trl", *, progress: bool = False, **filters: Any
+    ) -> Any:
+        """Return an export as a `datasets.Dataset`, which lies on disk and not in memory."""
+        datasets = importlib.import_module("datasets")
+        with self._file(project_id, format_name, progress, filters) as path:
+            return datasets.Dataset.from_json(str(path))
+
+    def pandas(
+        self, project_id: UUID | str, format_name: str = "trl", *, progress: bool = False, **filters: Any
+    ) -> Any:
+        """Return an export as a pandas `DataFrame`. It is all in memory: narrow it with filters."""
+        pandas = importlib.import_module("pandas")
+        with self._file(project_id, format_name, progress, filters) as path:
+            return pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+
+    def polars(
+        self, project_id: UUID | str, format_name: str = "trl", *, progress: bool = False, **filters: Any
+    ) -> Any:
+        """Return an export as a polars `DataFrame`. It is all in memory: narrow it with filters."""
+        polars = importlib.import_module("polars")
+        with self._file(project_id, format_name, progress, filters) as path:
+            return polars.read_ndjson(path, infer_schema_length=None)
+
+    @contextmanager
+    def _file(
+        self, project_id: UUID | str, format_name: str, progress: bool, filters: dict[str, Any]
+    ) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "export.jsonl"
+            with _bar("Exporting", shown=progress) as told:
+                self.save(path, project_id, format_name, told=told, **filters)
+            yield path
+
+    def upload(
+        self,
+        project_id: UUID | str,
+        path: Path,
+        format_name: str,
+        dataset: str,
+        *,
+        judge: str | None = None,
+        progress: bool = False,
+    ) -> dict[str, Any]:
+        """Send a file in pieces, import it, and return the report. A connection that breaks costs one piece."""
+        where = self.send(project_id, path, progress=progress)
+        return self.import_sent(where, format_name, dataset, judge=judge)
+
+    def send(self, project_id: UUID | str, path: Path, *, progress: bool = False) -> str:
+        """Send a file in pieces and return where it lies on the server, for `import_sent` or `forget`."""
+        size = path.stat().st_size
+        begun = self._http.post(f"/api/v1/projects/{project_id}/uploads", headers={"Upload-Length": str(size)})
+        _check(begun)
+        where = begun.headers["Location"]
+        with path.open("rb") as file, _bar("Sending", shown=progress, total=size) as told:
+            sent, left = 0, RETRIES
+            while sent < size:
+                file.seek(sent)
+                try:
+                    sent = self._send(where, sent, file.read(PIECE_BYTES))
+                    left = RETRIES
+                except httpx.TransportError as error:
+                    if not left:
+                        raise PlackettError(f"Sending the file broke off: {error}. Start it again.") from error
+                    left -= 1
+                    sent = self._offset(where, sent)
+                told(sent)
+        return str(where)
+
+    def import_sent(self, where: str, format_name: str, dataset: str, *, judge: str | None = None) -> dict[str, Any]:
+        """Import a file that was sent and return the report; a refusal names its lines in `details`."""
+        asked = {"format": format_name, "dataset": dataset, **({"judge": judge} if judge else {})}
+        answer = self._http.post(f"{where}/import", params=asked, timeout=None)
+        _check(answer)
+        report: dict[str, Any] = answer.json()
+        return report
+
+    def forget(self, where: str) -> None:
+        """Delete a file that was sent and not imported."""
+        _check(self._http.delete(where))
+
+    def _send(self, where: str, offset: int, piece: bytes) -> int:
+        headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
+        answer = self._http.patch(where, content=piece, headers=headers)
+        if answer.status_code == HTTPStatus.CONFLICT:  # its answer got lost, and it is there
+            return self._offset(where, offset)
+        _check(answer)
+        return int(answer.headers["Upload-Offset"])
+
+    def _offset(self, where: str, known: int) -> int:
+        try:
+            answer = self._http.head(where)
+        except httpx.TransportError:
+            return known
+        _check(answer)
+        return int(answer.headers["Upload-Offset"])
+
+
+@contextmanager
+def _bar(what: str, *, shown: bool, total: int | None = None) -> Iterator[Told]:
+    """Yield what tells a progress bar how many bytes there are by now; without a bar it tells nobody."""
+    if not shown:
+        yield lambda _size: None
+        return
+    progress = importlib.import_module("rich.progress")
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(),
+               progress.TransferSpeedColumn())  # fmt: skip
+    with progress.Progress(*columns, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda size: bar.update(task, completed=size)
+
 
 def _path(project_id: UUID | str, ending: str = "") -> str:
     return f"/api/v1/projects/{project_id}/export{ending}"
@@ -130,10 +246,11 @@ def _path(project_id: UUID | str, ending: str = "") -> str:
 def _check(answer: httpx.Response) -> None:
     if answer.is_error:
         try:
-            detail = answer.json()["detail"]
-        except (ValueError, KeyError, TypeError):
-            detail = f"The server answered {answer.status_code}."
-        raise PlackettError(str(detail))
+            problem = answer.json()
+            detail, details = str(problem["detail"]), tuple(problem.get("details", ()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise PlackettError(f"The server answered {answer.status_code}.") from None
+        raise InvalidInputError(detail, details=details) if details else PlackettError(detail)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -23,6 +23,9 @@ from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 from app.errors import SetupError
 from app.settings import get_settings
 
+READING_MS = 3_600_000
+"""The longest that one export may take, slow reader and all; one that is cut can go on behind its last line."""
+
 
 class Base(DeclarativeBase):
     """Declarative base: constraint names are fixed so that migrations can name them, types default to ours."""
@@ -96,7 +99,7 @@ def get_reading_engine() -> Engine:
     settings = get_settings()
     if settings.database_url is None:
         raise SetupError("DATABASE_URL is not set: run `plackett up`, or point it at a PostgreSQL 18 server.")
-    return make_engine(settings.database_url, pool_size=2, statement_timeout_ms=600_000).execution_options(
+    return make_engine(settings.database_url, pool_size=2, statement_timeout_ms=READING_MS).execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     )
 

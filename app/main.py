@@ -15,7 +15,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api import answers as api_answers
-from app.api import exports, imports, problems, snapshot_diffs
+from app.api import exports, imports, problems, snapshot_diffs, uploads
 from app.api import models as api_models
 from app.api import projects as api_projects
 from app.api import prompts as api_prompts
@@ -58,6 +58,9 @@ from app.routes import (
     tokens,
     webhooks,
 )
+from app.routes import (
+    imports as import_pages,
+)
 from app.settings import get_settings
 from app.static_files import CachedStaticFiles
 from app.streams import Streams
@@ -80,6 +83,7 @@ ROUTERS = (
     chat_models.router,
     desk.router,
     snapshots.router,
+    import_pages.router,
     runs.router,
     run_curves.router,
     registry.router,
@@ -101,6 +105,7 @@ ROUTERS = (
     api_schedules.router,
     exports.router,
     imports.router,
+    uploads.router,
     snapshot_diffs.router,
 )
 
@@ -126,7 +131,9 @@ ANSWERS: dict[Any, Any] = {
 }
 """What answers for each kind of failure. FastAPI takes functions of both kinds, its type only one."""
 
-IMPORT_PATHS = re.compile(r"/projects/[^/]+/prompts/import|/api/v1/projects/[^/]+/import")
+IMPORT_PATHS = re.compile(
+    r"/projects/[^/]+/prompts/import|/projects/[^/]+/import|/api/v1/projects/[^/]+/import|/api/v1/uploads/[^/]+"
+)
 
 
 def create_app() -> FastAPI:

@@ -1,7 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [ppo-speed]
-                [export [RANKINGS]] [snapshot [RANKINGS]] [active-selection]
+                [export [RANKINGS]] [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
                 [science-grouping] [science-policies]
 """
 
@@ -15,6 +15,8 @@ from bench import (
     dpo_speed,
     export,
     handout,
+    hostile_files,
+    imports,
     labelers,
     next_task,
     page,
@@ -39,12 +41,14 @@ BENCHES: dict[str, Callable[[], None]] = {
     "export": export.main,
     "quality": quality.main,
     "snapshot": snapshot.main,
+    "import": imports.main,
+    "hostile-files": hostile_files.main,
     "active-selection": active_selection.main,
     "science-grouping": science_grouping.main,
     "science-policies": science_policies.main,
 }
-SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main}
-"""Benches that take a number of rankings."""
+SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main, "import": imports.main}
+"""Benches that take a number of rankings or comparisons."""
 
 
 def main() -> int:

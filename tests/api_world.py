@@ -35,6 +35,7 @@ from app.models import (
     Run,
     Snapshot,
     Task,
+    Upload,
     User,
 )
 from app.services.accounts import tokens
@@ -97,6 +98,7 @@ def _chat(session: Session, project: Project, labeler: User) -> None:
         )
     )
     session.flush()
+    session.add(Upload(project_id=project.id, size=100, created_by=project.created_by))
     session.add(ChatTurn(chat_id=chat.id, number=1, message="Hello?", guideline_version_id=guideline.id))
     session.flush()
 
@@ -120,6 +122,8 @@ def _ids(session: Session, project_id: UUID) -> dict[str, UUID]:
         ).first(),
         "chat_id": first(Chat.id, Chat.project_id == project_id),
         "snapshot_id": first(Snapshot.id, Snapshot.project_id == project_id),
+        "other_id": first(Snapshot.id, Snapshot.project_id == project_id),
+        "upload_id": first(Upload.id, Upload.project_id == project_id),
         "run_id": first(Run.id, Run.project_id == project_id),
         "model_id": first(ModelVersion.id, ModelVersion.project_id == project_id),
     }  # type: ignore[return-value]  # the rows were just made

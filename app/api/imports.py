@@ -28,7 +28,10 @@ class ImportQuery(BaseModel):
     """Where the file comes from, its format, and what judged in it."""
 
     model_config = ConfigDict(extra="forbid")
-    format: str = Field(description=", ".join(name for name, of in FORMATS.items() if of.of == "rankings"))
+    format: str = Field(
+        description=", ".join(name for name, of in FORMATS.items() if of.of == "rankings")
+        + f"; or {ranking_imports.DETECT}, and the first line tells"
+    )
     dataset: str = Field(max_length=ranking_imports.MAX_NAME, examples=["hh-rlhf"])
     judge: Literal["human", "ai"] | None = None
 
@@ -44,6 +47,7 @@ class ImportOut(BaseModel):
     duplicates_in_project: int
     left_out: int
     left_out_lines: list[str]
+    import_id: UUID
 
 
 async def body(request: Request) -> AsyncIterator[BinaryIO]:

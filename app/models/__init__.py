@@ -6,7 +6,7 @@ from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.evaluation import BlindEvaluation, Gate, GateVerdict, Promotion
 from app.models.hooks import Webhook, WebhookDelivery
-from app.models.importing import Import
+from app.models.importing import Import, Upload
 from app.models.labeling import (
     Assignment,
     Completion,
@@ -76,6 +76,7 @@ __all__ = [
     "Task",
     "TaskCompletion",
     "TaskScore",
+    "Upload",
     "User",
     "WebSession",
     "Webhook",

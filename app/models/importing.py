@@ -1,11 +1,11 @@
-"""Table of imports: where rankings that were not made here came from."""
+"""Tables of imports: where rankings that were not made here came from, and files that are still being sent."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, IdPk, Now
@@ -26,5 +26,19 @@ class Import(Base):
     format: Mapped[str]
     judge: Mapped[str]
     report: Mapped[dict[str, Any]]
+    created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[Now]
+
+
+class Upload(Base):
+    """A file that comes in pieces: `received` of its `size` bytes lie in the folder of uploads, under its id."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (CheckConstraint("received BETWEEN 0 AND size", name="received"),)
+
+    id: Mapped[IdPk]
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    received: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Now]

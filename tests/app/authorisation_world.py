@@ -25,6 +25,7 @@ from app.models import (
     Completion,
     Flag,
     GuidelineVersion,
+    Import,
     Invitation,
     Membership,
     ModelVersion,
@@ -49,8 +50,16 @@ OBJECTS = ("own", "foreign", "mixed", "deleted")
 FIXED = {"name": "manifest.json", "number": "1"}
 """Parts of an address that are no object of their own."""
 
-QUERIES = {"/api/v1/projects/{project_id}/import": "?format=trl&dataset=d"}
+QUERIES = {
+    "/api/v1/projects/{project_id}/import": "?format=trl&dataset=d",
+    "/api/v1/uploads/{upload_id}/import": "?format=trl&dataset=d",
+}
 """What a route cannot do without."""
+
+
+NOTHING_IMPORTED = dict.fromkeys(
+    ("added", "prompts", "labelers", "duplicates_in_file", "duplicates_in_project", "left_out"), 0
+) | {"left_out_lines": []}
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,14 @@ def _desk(session: Session, ids: dict[str, UUID], labeler: User, admin: User) ->
             prompts=1,
             identical=0,
             created_by=admin.id,
+        ),
+        "import_id": Import(
+            project_id=project.id,
+            dataset="d",
+            format="trl",
+            judge="human",
+            created_by=admin.id,
+            report=NOTHING_IMPORTED,
         ),
         "quarantine_id": Quarantine(project_id=project.id, user_id=labeler.id, reason="haste", created_by=admin.id),
         "invitation_id": Invitation(

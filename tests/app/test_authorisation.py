@@ -67,6 +67,9 @@ FORMS: dict[str, dict[str, str]] = {
 }
 """The same for pages, where without them a foreign object would be refused for the form and not for whose it is."""
 
+NEEDED = {"If-Match": "*", "Upload-Length": "10", "Upload-Offset": "0"}
+"""Headers that some routes cannot do without."""
+
 Line = tuple[str, str, str]
 """Method, path and kind of object."""
 
@@ -105,7 +108,7 @@ async def ask(app: FastAPI, scene: Scene, lines: list[Line], callers: dict[str, 
             method, template, kind = line
             path = scene.path(template, kind)
             assert path is not None
-            options: dict[str, Any] = {"headers": caller.headers | {"If-Match": "*"}}
+            options: dict[str, Any] = {"headers": caller.headers | NEEDED}
             if template.startswith("/api/v1/") and method != "GET":
                 body = scene.bodies.get(f"{method} {template}", BODIES.get(f"{method} {template}"))
                 options |= {"json": body} if body is not None else {}

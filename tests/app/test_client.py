@@ -16,9 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 from run_builders import fill_project, make_project, make_user
 
+from app import client as client_module
 from app.client import Client
 from app.db import transaction
 from app.errors import PlackettError
+from app.models import User
 from app.services.accounts import tokens
 
 
@@ -88,3 +90,53 @@ def test_the_command_line_writes_a_file_and_says_what_was_lost(address: str, tok
 def test_a_refusal_is_the_servers_sentence(address: str, token: str) -> None:
     with Client(address, token[:-4] + "0000") as client, pytest.raises(PlackettError, match="This token is not valid"):
         client.projects()
+
+
+def test_a_file_is_sent_in_pieces_and_gone_on_with_where_it_broke_off(
+    address: str, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction() as session:
+        admin = session.query(User).filter_by(role="admin").one()
+        other = make_project(session, admin, "Other")
+        _, sender = tokens.create(session, admin, name="i", scopes=["import:write"], project_id=other.id, days=1)
+    file = tmp_path / "rankings.jsonl"
+    with Client(address, token) as client:
+        client.save(file, next(item["id"] for item in client.projects() if item["name"] == "Kindness"))
+    monkeypatch.setattr(client_module, "PIECE_BYTES", 1000)
+    with Client(address, sender) as client:
+        send, sent = client._http.patch, []
+
+        def lossy(where: str, *, content: bytes, headers: dict[str, str]) -> httpx.Response:
+            sent.append(int(headers["Upload-Offset"]))
+            answer = send(where, content=content, headers=headers)
+            if len(sent) == 2:
+                raise httpx.ReadError("the answer got lost")
+            return answer
+
+        monkeypatch.setattr(client._http, "patch", lossy)
+        report = client.upload(other.id, file, "plackett", "ours", progress=True)
+        assert (report["added"], report["left_out"]) == (6, 0)
+        assert sent == list(range(0, file.stat().st_size, 1000))
+        file.write_text("{}\n")
+        with pytest.raises(PlackettError, match="Nothing was imported"):
+            client.upload(other.id, file, "trl", "bad")
+
+
+@pytest.mark.parametrize("library", ["datasets", "pandas", "polars"])
+def test_an_export_becomes_a_table(address: str, token: str, library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    with Client(address, token) as client:
+        (project,) = client.projects()
+        rows = list(client.rows(project["id"], "trl"))
+        table = getattr(client, "dataset" if library == "datasets" else library)(project["id"], "trl", progress=True)
+    assert {"prompt", "chosen", "rejected", "margin"} <= set(
+        getattr(table, "column_names", getattr(table, "columns", ()))
+    )
+    found = (
+        table.to_dict("records")
+        if library == "pandas"
+        else table.to_dicts()
+        if library == "polars"
+        else table.to_list()
+    )
+    assert found == rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from sqlalchemy import func, null, select, update
 from app import db
 from app.models import Assignment, AuditEvent, Project, Task, User, Webhook, WebhookDelivery
 from app.services.accounts import accounts
+from app.services.data import ranking_imports
 from app.services.labeling import assignments, flags
 from app.services.labeling.assignments import TaskKind
 from app.services.projects import guidelines, memberships
@@ -110,6 +113,22 @@ def make_news(studio: Studio, reader: User) -> None:
         session.execute(update(Task).where(Task.id == done.task_id).values(required_tags=["medicine"], priority=5))
 
 
+def import_rankings(studio: Studio) -> str:
+    """Import two rankings, of which one holds nothing to take, and return the id of the import."""
+    pair = {
+        "prompt": "Why is the sky blue?",
+        "chosen": "Air scatters blue light most.",
+        "rejected": "It mirrors the sea.",
+    }
+    lines = json.dumps(pair).encode() + b'\n{"prompt": "", "chosen": "", "rejected": ""}\n'
+    with db.transaction() as session:
+        project = session.get_one(Project, studio.project.id)
+        admin = session.get_one(User, studio.admin.id)
+        return ranking_imports.import_file(
+            session, project, admin, BytesIO(lines), format_name="trl-text", dataset="a small file"
+        ).import_id
+
+
 def later_snapshot(studio: Studio) -> UUID:
     """Freeze what has come since the studio's snapshot, one demonstration more, and return its id."""
     with db.transaction() as session:
@@ -184,6 +203,8 @@ def pages_of(
         "prompts": (admin, f"{project}/prompts"),
         "import": (admin, f"{project}/prompts/import"),
         "imported": (admin, f"{project}/prompts/imported/{imported}"),
+        "import rankings": (admin, f"{project}/import"),
+        "imported rankings": (admin, f"{project}/imports/{import_rankings(studio)}"),
         "guidelines": (admin, f"{project}/guidelines"),
         "tasks": (admin, f"{project}/tasks"),
         "leases": (admin, f"{project}/leases"),

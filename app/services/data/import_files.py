@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from app.services.data import imports
-from app.services.data.formats import spreadsheet
+from app.services.data.formats import detect, spreadsheet
 from app.services.data.formats.catalog import Format
 from app.services.data.formats.records import LeftOutError, Record, Row
 from app.services.data.imports import SHOWN_PROBLEMS, BadLineError
@@ -66,6 +66,21 @@ def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
         reading.refuse(str(error))
     except parquet.UnreadableError as error:
         reading.refuse(f"The file was read up to row {reading.lines}, then no further: {error}")
+
+
+def detected(file: BinaryIO) -> str | None:
+    """Return the name of the format that the file's first line looks like, or None. The file is at its start again."""
+    try:
+        with _undone(file) as source:
+            for _, raw in imports.lines(source):
+                line = raw.strip(b" \t\r\n")
+                if line:
+                    return detect.of_header(imports.decoded(line)) or detect.of_row(_object(raw, line))
+    except (BadLineError, EOFError, zlib.error, gzip.BadGzipFile, _TooLargeError, parquet.UnreadableError):
+        return None  # reading it in earnest says what is wrong
+    finally:
+        file.seek(0)
+    return None
 
 
 def _records(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:

@@ -1,7 +1,7 @@
 """Reading a file of prompts: bounded, strict, and all or nothing. No database here; `prompts` stores what was read.
 
-    jsonl   one object a line: {"messages": [{"role": "user", "content": "…"}, …]} or {"prompt": "…"}, and if need be
-            "tags": ["lang:de", …] beside it
+    jsonl   one object a line: {"messages": [{"role": "user", "content": "…"}, …]} or {"prompt": "…"}, which may be
+            messages too (TRL's prompt-only shapes), and if need be "tags": ["lang:de", …] beside it
     text    one prompt a line
 
 A line is at most 1 MiB and a file at most 100,000 lines, strict UTF-8 (a byte order mark is fine). Every line that
@@ -123,9 +123,10 @@ def _conversation(text: str, ignored_keys: set[str]) -> tuple[tuple[Message, ...
     if ("messages" in value) == ("prompt" in value):
         raise BadLineError("needs either “messages” or “prompt”.")
     used = "messages" if "messages" in value else "prompt"
-    items = value[used] if used == "messages" else [{"role": "user", "content": value[used]}]
+    is_text = used == "prompt" and not isinstance(value[used], list)
+    items = [{"role": "user", "content": value[used]}] if is_text else value[used]
     if not isinstance(items, list) or not items:
-        raise BadLineError("needs a non-empty list as “messages”.")
+        raise BadLineError(f"needs a non-empty list as “{used}”.")
     if len(items) > MAX_MESSAGES:
         raise BadLineError(f"has more than {MAX_MESSAGES:,} messages.")
     messages = tuple(_message(item, first=index == 0) for index, item in enumerate(items))

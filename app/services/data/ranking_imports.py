@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
 from uuid import UUID
@@ -18,7 +18,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidInputError
+from app.errors import InvalidInputError, NotFoundError
 from app.models import GuidelineVersion, Import, Project, User
 from app.services.accounts import audit
 from app.services.data import import_files
@@ -31,6 +31,9 @@ from app.services.projects.prompts import content_sha256
 from trainer.records import canonical, split_of
 
 MAX_NAME = 100
+LISTED = 20
+DETECT = "detect"
+"""Stands for a format where the file's first line shall tell."""
 GUIDELINES = "These rankings were made elsewhere, under guidelines that are not known here."
 
 
@@ -45,6 +48,7 @@ class Report:
     duplicates_in_project: int
     left_out: int
     left_out_lines: tuple[str, ...]
+    import_id: str
 
 
 def import_file(
@@ -61,7 +65,7 @@ def import_file(
 
     Raises `InvalidInputError` with a line for each problem, and stores nothing, when any line cannot be taken.
     """
-    of = named(format_name)
+    of = named(_told(file) if format_name == DETECT else format_name)
     name = " ".join(dataset.split())
     if of.of != "rankings":
         raise InvalidInputError(f"The format {of.name} holds no rankings; prompts are imported on the page of prompts.")
@@ -74,8 +78,8 @@ def import_file(
     labelers = _stage(session, project, name, import_files.records(file, of, reading), reading)
     if reading.problem_count:
         raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
-    # The project's row is the lock that gives each prompt its place.
-    projects.get(session, project.id, for_update=True)
+    # The project's row is the lock that gives each prompt its place; labelers' answers need not wait for it.
+    projects.lock(session, project.id)
     made = Import(project_id=project.id, dataset=name, format=of.name, judge=said, report={}, created_by=user.id)
     session.add(made)
     session.flush()
@@ -87,7 +91,7 @@ def import_file(
         counts[step] = session.execute(text(statement), used).rowcount  # type: ignore[attr-defined]  # of a cursor
     report = Report(
         counts["rankings"], counts["prompts"], len(labelers), counts["twice"], counts["known"],
-        reading.left_out_count, tuple(reading.left_out),
+        reading.left_out_count, tuple(reading.left_out), str(made.id),
     )  # fmt: skip
     made.report = asdict(report)
     audit.record(
@@ -95,6 +99,33 @@ def import_file(
     )
     session.flush()
     return report
+
+
+def _told(file: BinaryIO) -> str:
+    found = import_files.detected(file)
+    if found is None:
+        raise InvalidInputError("The first line does not tell which format this is; choose it.")
+    return found
+
+
+def get(session: Session, project_id: UUID, import_id: UUID) -> Import:
+    """Return an import into this project, or raise `NotFoundError`."""
+    found = session.get(Import, import_id)
+    if found is None or found.project_id != project_id:
+        raise NotFoundError("There is no such import.")
+    return found
+
+
+def of_project(session: Session, project_id: UUID) -> Sequence[tuple[Import, str]]:
+    """Return the newest imports into a project, and who made each."""
+    rows = session.execute(
+        select(Import, User.name)
+        .join(User, User.id == Import.created_by)
+        .where(Import.project_id == project_id)
+        .order_by(Import.id.desc())
+        .limit(LISTED)
+    )
+    return [(found, name) for found, name in rows]
 
 
 # A row for each judgement. `answers` holds [{id, text, source, model}] in their order.

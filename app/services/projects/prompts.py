@@ -107,7 +107,7 @@ def content_sha256(messages: Sequence[Message]) -> str:
 
 def _store(session: Session, project: Project, user: User, reading: imports.Reading, shared: Sequence[str]) -> UUID:
     # The project's row is the lock that gives each prompt its place: two imports at once come one after the other.
-    projects.get(session, project.id, for_update=True)
+    projects.lock(session, project.id)
     unique: dict[str, tuple[Message, ...]] = {}
     tagged: dict[str, set[str]] = {}
     for messages, own in zip(reading.conversations, reading.tags, strict=True):

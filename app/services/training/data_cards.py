@@ -36,7 +36,7 @@ def _summary(manifest: Mapping[str, Any], sha256: str) -> list[str]:
         "",
         f"Frozen human preferences, addressed by their content: sha256 `{sha256}`.",
         "",
-        "| | all | to train on | held out |",
+        "| kind | all | to train on | held out |",
         "|---|---:|---:|---:|",
     ]
     for kind, title in _KINDS:

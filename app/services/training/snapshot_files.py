@@ -1,4 +1,4 @@
-"""Writing a snapshot's files from one moment of the database, as a stream: memory holds the answers to one prompt.
+"""Writing a snapshot's files from one moment of the database, as a stream: memory holds some lines.
 
 PostgreSQL joins and spells the texts, in the order of the prompts; here lines are put together from its bytes and
 hashed on their way to the disk. What identifies a row in this database (ids, times) stays out of the data files and
@@ -49,6 +49,10 @@ COLUMNS = {
                           "acceptable": "how many of the first groups are acceptable, or null",
                           "labeler": "pseudonym", "weight": "number", "split": "train or held_out"},
 }  # fmt: skip
+
+
+GATHERED = 256
+"""Lines that are written at once."""
 
 
 @dataclass
@@ -179,7 +183,7 @@ def write(moment: Session, project: Project, folder: Path, ledger_folder: Path, 
         with ExitStack() as stack:
             file = stack.enter_context(HashedFile(folder / f"{name}.jsonl"))
             ledger = stack.enter_context(ledgers.Writer(ledger_folder))
-            for lines in found():
+            for lines in _gathered(found()):
                 file.write(lines.data)
                 ledger.write(lines.ledger)
                 beat()
@@ -205,6 +209,19 @@ class _Lines:
 
     data: list[bytes]
     ledger: list[bytes]
+
+
+def _gathered(found: Iterator[_Lines]) -> Iterator[_Lines]:
+    """Yield the lines of many prompts together: two files are written to and hashed each time."""
+    gathered = _Lines([], [])
+    for lines in found:
+        gathered.data.extend(lines.data)
+        gathered.ledger.extend(lines.ledger)
+        if len(gathered.data) >= GATHERED:
+            yield gathered
+            gathered = _Lines([], [])
+    if gathered.data:
+        yield gathered
 
 
 def _guidelines(moment: Session, project: Project, tally: _Tally) -> dict[str, dict[str, Any]]:

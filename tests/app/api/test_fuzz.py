@@ -77,7 +77,7 @@ def with_ids(value: Any, ids: Mapping[str, UUID]) -> Any:
     return [with_ids(item, ids) for item in value] if isinstance(value, list) else value
 
 
-@schemathesis.serializer("application/x-ndjson")
+@schemathesis.serializer("application/x-ndjson", "application/offset+octet-stream")
 def lines(_context: Any, value: Any) -> bytes:
     """A file to import: what was made up, or a line that can be read."""
     return value if isinstance(value, bytes) and value else b'{"prompt": "Why?", "chosen": "So.", "rejected": "No."}\n'

@@ -28,11 +28,13 @@ def test_json_lines_hold_conversations_or_single_prompts() -> None:
     reading = read(
         chat(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"))
         + '\r\n\n{"prompt": "Line\\nbreak", "source": "forum"}\n'
+        + '{"prompt": [{"role": "user", "content": "As messages"}]}\n'
     )
     assert reading.problems == []
     assert reading.conversations == [
         (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?")),
         (Message("user", "Line\nbreak"),),
+        (Message("user", "As messages"),),
     ]
     assert reading.ignored_keys == {"source"}
 
@@ -67,6 +69,7 @@ def test_the_chosen_format_wins_over_the_detected_one() -> None:
         ('{"prompt": "a", "messages": []}', "needs either “messages” or “prompt”"),
         ('{"messages": []}', "needs a non-empty list"),
         ('{"messages": {"role": "user"}}', "needs a non-empty list"),
+        ('{"prompt": []}', "needs a non-empty list as “prompt”"),
         ('{"prompt": 3}', "without text"),
         ('{"prompt": null}', "without text"),
         ('{"prompt": "  "}', "without text"),
