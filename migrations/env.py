@@ -29,9 +29,12 @@ def main() -> None:
     if url is None:
         raise SystemExit("Use `plackett migrate`: it hands the database's address to Alembic.")
     engine = create_engine(normalise_url(url))
-    with engine.connect() as connection:
-        run(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            run(connection)
+    finally:
+        # After a failure, too: the advisory lock is the connection's, and a second try would wait for it for ever.
+        engine.dispose()
 
 
 main()

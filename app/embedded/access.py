@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
 from alembic.util import CommandError
+from psycopg.errors import LockNotAvailable
 from sqlalchemy.exc import DBAPIError
 
 from app import db, migrate, queue
@@ -18,6 +20,9 @@ from app.embedded.postgres import PostgresServer
 from app.errors import SetupError
 from app.settings import Settings, get_settings
 
+logger = logging.getLogger(__name__)
+
+LOCK_ATTEMPTS = 5
 OLDEST_SERVER = 180000  # PostgreSQL 18: uuidv7()
 
 
@@ -105,7 +110,23 @@ def require_database(url: str) -> None:
 
 
 def migrate_to_newest(url: str) -> None:
-    """Run the migrations; raise SetupError if this code cannot bring the database to its schema."""
+    """Run the migrations; raise SetupError if this code cannot bring the database to its schema.
+
+    A lock that is not to be had in time is asked for again: meanwhile whoever waited behind the attempt has gone on.
+    """
+    for attempts_left in reversed(range(LOCK_ATTEMPTS)):
+        try:
+            _migrate(url)
+        except SetupError as error:
+            cause = error.__cause__
+            if not attempts_left or not (isinstance(cause, DBAPIError) and isinstance(cause.orig, LockNotAvailable)):
+                raise
+            logger.warning("a migration waited for a lock in vain and tries again, %s times more", attempts_left)
+        else:
+            return
+
+
+def _migrate(url: str) -> None:
     try:
         migrate.upgrade(url)
     except CommandError as error:
@@ -117,4 +138,4 @@ def migrate_to_newest(url: str) -> None:
         reason = " ".join(str(error.orig).split())
         raise SetupError(
             f"The database could not be brought to the newest schema ({reason}); nothing was changed."
-        ) from None
+        ) from error
