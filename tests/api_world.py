@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ from run_builders import (
     make_user,
     queue_training_run,
 )
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db import transaction
@@ -29,10 +30,13 @@ from app.models import (
     Demonstration,
     GuidelineVersion,
     ModelVersion,
+    Pipeline,
+    PipelineStage,
     Project,
     Prompt,
     Ranking,
     Run,
+    Schedule,
     Snapshot,
     Task,
     Upload,
@@ -71,6 +75,7 @@ def make_api_world(tmp_path: Path, *, prompts: int = 4) -> ApiWorld:
             make_model(session, project, admin, folder, "tuned")
             make_model(session, project, admin, folder, "judge", kind="reward")
             _chat(session, project, ada)
+            _weekly(session, project)
             projects.append(project)
     with transaction() as session:
         for project in projects:
@@ -103,6 +108,32 @@ def _chat(session: Session, project: Project, labeler: User) -> None:
     session.flush()
 
 
+def _weekly(session: Session, project: Project) -> None:
+    recipe = {"stages": [{"kind": "snapshot", "name": "freeze"}]}
+    session.add(
+        Schedule(
+            project_id=project.id,
+            name="weekly",
+            cron="0 3 * * 1",
+            timezone="UTC",
+            recipe=recipe,
+            next_due_at=func.clock_timestamp() + timedelta(days=7),
+            created_by=project.created_by,
+        )
+    )
+    pipeline = Pipeline(
+        project_id=project.id,
+        number=1,
+        name="Round 1",
+        recipe=recipe,
+        dedupe_key=f"{project.name} 1",
+        created_by=project.created_by,
+    )
+    session.add(pipeline)
+    session.flush()
+    session.add(PipelineStage(pipeline_id=pipeline.id, position=0, kind="snapshot", name="freeze"))
+
+
 def _ids(session: Session, project_id: UUID) -> dict[str, UUID]:
     def first(column: Any, *conditions: Any) -> UUID:
         found: UUID = session.scalars(select(column).where(*conditions).order_by(column)).first()
@@ -124,6 +155,8 @@ def _ids(session: Session, project_id: UUID) -> dict[str, UUID]:
         "snapshot_id": first(Snapshot.id, Snapshot.project_id == project_id),
         "other_id": first(Snapshot.id, Snapshot.project_id == project_id),
         "upload_id": first(Upload.id, Upload.project_id == project_id),
+        "schedule_id": first(Schedule.id, Schedule.project_id == project_id),
+        "pipeline_id": first(Pipeline.id, Pipeline.project_id == project_id),
         "run_id": first(Run.id, Run.project_id == project_id),
         "model_id": first(ModelVersion.id, ModelVersion.project_id == project_id),
     }  # type: ignore[return-value]  # the rows were just made

@@ -29,11 +29,9 @@ from app.models import (
     Invitation,
     Membership,
     ModelVersion,
-    Pipeline,
     Project,
     Prompt,
     Quarantine,
-    Schedule,
     TaskCompletion,
     User,
     Webhook,
@@ -159,23 +157,6 @@ def _desk(session: Session, ids: dict[str, UUID], labeler: User, admin: User) ->
     candidate = session.scalars(
         select(ModelVersion.id).where(ModelVersion.project_id == project.id, ModelVersion.name == "tuned")
     ).one()
-    schedule = Schedule(
-        project_id=project.id,
-        name="weekly",
-        cron="0 3 * * 1",
-        timezone="UTC",
-        recipe={"stages": []},
-        next_due_at=func.clock_timestamp() + timedelta(days=7),
-        created_by=admin.id,
-    )
-    pipeline = Pipeline(
-        project_id=project.id,
-        number=1,
-        name="Round 1",
-        recipe={"stages": []},
-        dedupe_key=f"{project.name} 1",
-        created_by=admin.id,
-    )
     webhook = Webhook(
         url="https://hooks.example.org/x",
         events=["run.finished"],
@@ -188,8 +169,6 @@ def _desk(session: Session, ids: dict[str, UUID], labeler: User, admin: User) ->
     made = {
         "webhook_id": webhook,
         "delivery_id": WebhookDelivery(webhook_id=webhook.id, event="run.finished", body="{}"),
-        "schedule_id": schedule,
-        "pipeline_id": pipeline,
         "assignment_id": assignment,
         "flag_id": Flag(task_id=task.id, user_id=labeler.id, reason="broken"),
         "evaluation_id": BlindEvaluation(
@@ -247,7 +226,6 @@ def _desk(session: Session, ids: dict[str, UUID], labeler: User, admin: User) ->
     return {
         **{name: str(value) for name, value in ids.items()},
         **{name: str(row.id) for name, row in made.items()},
-        "other_id": str(ids["snapshot_id"]),
         "user_id": str(labeler.id),
         "token": f"invited to {project.name}",
         "chat_model_id": str(chat_model),
