@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## Run the whole loop once on a real model, then leave the server running
 	@$(BIN)/plackett demo $(ARGS)
 
-demo-weekly: setup ## Let a schedule run two whole rounds unattended on a real model (about 15 minutes)
+demo-weekly: setup ## Let a schedule run two whole rounds unattended on a real model (may take half an hour)
 	@$(BIN)/plackett demo --rounds 2 $(ARGS)
 
 test: lint types contracts browser ## Check everything: lint, types, import contracts, all tests but slow and chaos

@@ -41,7 +41,7 @@ def ledger_lines(snapshot: Snapshot, kind: str) -> Iterator[bytes]:
     if snapshot.ledger is None:
         raise ConflictError(
             f"Snapshot {snapshot.number} was frozen before ledgers were kept, so its answers cannot be told apart. "
-            "Freeze a new one; the same data then gets its ledger."
+            "Freeze a new one and export that."
         )
     return ledgers.lines(get_settings().ledgers_dir, snapshot.ledger[kind]["sha256"])
 
