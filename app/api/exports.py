@@ -117,7 +117,11 @@ class ClosingStream(StreamingResponse):
     responses={
         200: {
             "description": "The file, one JSON object a line (or CSV), in the order the rankings were given.",
-            "content": {"application/x-ndjson": {"schema": ExportedRanking.model_json_schema()}},
+            "content": {
+                "application/x-ndjson": {"schema": ExportedRanking.model_json_schema()},
+                "text/csv": {"schema": {"type": "string"}},
+                "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+            },
         }
     },
 )

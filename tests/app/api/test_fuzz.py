@@ -134,7 +134,7 @@ def test_the_api_answers_as_it_says_it_does(
 
                 try:
                     check()
-                except Exception as error:  # noqa: BLE001  (all operations are tried, then all failures are shown)
+                except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (all are tried, then all are shown)
                     failures[f"{operation.label}, {mode.value}"] = error
     if FULL:
         with capsys.disabled():
