@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from app.api.callers import ExportCaller
 from app.api.problems import PROBLEMS
-from app.api.schemas import Closed, Page, PageQuery, page
+from app.api.schemas import Closed, Moment, Page, PageQuery, page
 from app.db import SessionDep
 from app.services.api import answers, labelers
 from app.services.projects import projects
@@ -118,16 +118,16 @@ class RankingsQuery(PageQuery):
     task_id: UUID | None = None
     origin: Origin | None = None
     counted: bool | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class DemonstrationsQuery(PageQuery):
     """Which demonstrations. `since` is included, `until` is not."""
 
     counted: bool | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class ChatTurnsQuery(PageQuery):

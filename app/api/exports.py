@@ -11,7 +11,7 @@ from uuid import UUID
 
 import anyio
 from fastapi import APIRouter, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app import compression
 from app.api.callers import ExportCaller
 from app.api.problems import PROBLEMS
+from app.api.schemas import Moment
 from app.db import SessionDep, reading
 from app.errors import NotFoundError
 from app.services.data.exports import ExportedRanking, Filters
@@ -44,8 +45,8 @@ class ExportQuery(Filters):
     ties: Literal["drop", "both", "margin0"] = Field(
         "drop", description="in formats of pairs that know no tie: left out, written both ways, or with margin 0"
     )
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     snapshot: UUID | None = Field(
         None, description="what this snapshot froze instead of what there is now; always the same bytes"
     )

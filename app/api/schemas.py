@@ -6,10 +6,11 @@ import hashlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from app.errors import InvalidInputError
 from app.services.api.listing import Listing, Part
@@ -37,6 +38,17 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 """A text that PostgreSQL can hold."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("This moment is outside the years 1 to 9999.") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A moment with its offset, kept in UTC: PostgreSQL refuses offsets of 16 hours and more, which ISO 8601 allows."""
 
 
 def _storable_object(value: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -189,6 +189,9 @@ def test_filters_narrow_a_list(scene: Scene, call: Call) -> None:
     half = items(call, f"{here}/rankings")[5]["created_at"]
     assert len(items(call, f"{here}/rankings", since=half)) == 5
     assert len(items(call, f"{here}/rankings", until=half)) == 5
+    assert items(call, f"{here}/rankings", until="0010-11-18T21:33:34+19:13") == []  # an offset that PostgreSQL refuses
+    assert call("GET", f"{here}/export/manifest", params={"since": "5796-11-29T06:25:58+20:33"}).json()["rows"] == 0
+    assert call("GET", f"{here}/rankings", params={"since": "0001-01-01T00:00:00+01:00"}).status_code == 422
     assert [item["name"] for item in items(call, f"{here}/models", kind="reward")] == ["judge"]
     assert items(call, f"{here}/runs", state="failed") == []
     assert (
