@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
     ColumnElement,
     Select,
@@ -129,7 +129,7 @@ class Filters(BaseModel):
     labeler: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    guideline_version: int | None = None
+    guideline_version: int | None = Field(None, ge=0, le=2**31 - 1)
     judge: Judge | None = None
     origin: Origin | None = None
     split: Split | None = None

@@ -213,6 +213,7 @@ def test_a_parquet_file_holds_the_same_rows_and_comes_back_in(
         ({"unknown": "1"}, "will not do"),
         ({"since": "2026-01-01T00:00:00"}, "will not do"),
         ({"limit": "0"}, "will not do"),
+        ({"guideline_version": str(2**31)}, "will not do"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_line_is_sent(scene: Scene, get: Get, query: Any, problem: str) -> None:
