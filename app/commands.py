@@ -112,7 +112,7 @@ def diff_snapshots(
 def list_runs(project: Annotated[str, typer.Option("--project", help="Only this project's.")] = "") -> None:
     """List the newest runs."""
     from app.services.projects import projects
-    from app.services.training import runs as service
+    from app.services.training import run_views as service
 
     with _session() as session:
         chosen = projects.named(session, project).id if project else None

@@ -26,7 +26,7 @@ from app.services.projects.project_overview import Overview
 from app.services.projects.projects import NewProject
 from app.services.projects.prompts import ImportReport, PromptPage
 from app.services.projects.questions import PRESETS, Questions
-from app.services.training import registry, runs
+from app.services.training import registry, run_views, runs
 from app.templating import redirect, render
 
 router = page_router("/projects")
@@ -326,7 +326,7 @@ def _overview(
     status: int = 200,
 ) -> Response:
     made = {item.run_id: item for item in tasks.sampled(session, project.id)}
-    samplings = [run for run, _ in runs.listed(session, project.id) if run.method == "sample"]
+    samplings = [run for run, _ in run_views.listed(session, project.id) if run.method == "sample"]
     counts = project_overview.overview(session, project.id)
     models = registry.of_project(session, project.id, "policy")
     page = OverviewPage(

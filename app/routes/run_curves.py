@@ -17,7 +17,7 @@ from app.errors import InvalidInputError
 from app.models import Project, Run
 from app.models.training import TERMINAL_STATES
 from app.services.projects import projects
-from app.services.training import curves, rollouts, runs
+from app.services.training import curves, rollouts, run_views, runs
 from app.services.training.curves import AXES, LETTERS, MOST_TRACES, Axis, Chart, Trace
 from app.services.training.rollouts import Samples
 from app.templating import render
@@ -108,13 +108,15 @@ def _curves(session: SessionDep, run_id: UUID, overlaid: Sequence[UUID], axis: A
     wanted = [item for item in dict.fromkeys(overlaid) if item != run.id]
     if len(wanted) >= MOST_TRACES:
         raise InvalidInputError(f"Choose at most {MOST_TRACES - 1} other runs: more lines cannot be told apart.")
-    chosen = runs.of_project(session, run.project_id, wanted)
+    chosen = run_views.of_project(session, run.project_id, wanted)
     shown = [run, *chosen]
-    traces = [Trace(letter, runs.metrics_of(session, item.id)) for letter, item in zip(LETTERS, shown, strict=False)]
+    traces = [
+        Trace(letter, run_views.metrics_of(session, item.id)) for letter, item in zip(LETTERS, shown, strict=False)
+    ]
     return CurvesPage(
         run=run,
         project=projects.get(session, run.project_id),
-        others=runs.comparable(session, run),
+        others=run_views.comparable(session, run),
         shown=list(zip(LETTERS, shown, strict=False)),
         has_samples=runs.has_samples(run),
         axes=AXES,

@@ -27,13 +27,14 @@ from app.services.training import (
     run_logs,
     run_options,
     run_states,
+    run_views,
     runs,
     snapshots,
     workers,
 )
 from app.services.training.curves import Chart
 from app.services.training.run_options import OptionField
-from app.services.training.runs import RunPage
+from app.services.training.run_views import RunPage
 from app.templating import redirect, render
 
 router = page_router()
@@ -189,7 +190,7 @@ def plot(session: SessionDep, _user: ReviewerUser, run_id: UUID, name: str) -> R
 
 
 def _list(request: Request, session: SessionDep, user: User, project: Project | None) -> Response:
-    listed = runs.listed(session, project.id if project else None)
+    listed = run_views.listed(session, project.id if project else None)
     hours = costs.hours_of(session, [run.id for run, _ in listed])
     page = RunsPage(
         project,
@@ -202,7 +203,7 @@ def _list(request: Request, session: SessionDep, user: User, project: Project | 
 
 
 def _page(session: SessionDep, run: Run, *, may_cancel: bool) -> LivePage:
-    page = runs.page_of(session, run)
+    page = run_views.page_of(session, run)
     left = charts.seconds_left(run, page.metrics)
     summary = (run.report or {}).get("summary", {})
     is_live = run.state not in TERMINAL_STATES

@@ -14,7 +14,7 @@ from sqlalchemy import insert, text
 
 from app.db import transaction
 from app.models import Run, RunMetric
-from app.services.training import costs, rollouts, run_files, run_logs, run_states, runs
+from app.services.training import costs, rollouts, run_files, run_logs, run_states, run_views, runs
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def test_of_a_long_run_a_page_reads_few_lines_but_the_latest_and_all_held_out_on
     ]
     with transaction() as session:
         session.execute(insert(RunMetric), lines)
-        found = [row.step for row in runs.metrics_of(session, run.id)]
+        found = [row.step for row in run_views.metrics_of(session, run.id)]
     assert found == sorted(found)
-    assert len(found) < runs.MOST_METRICS + runs.LATEST_METRICS + 20
+    assert len(found) < run_views.MOST_METRICS + run_views.LATEST_METRICS + 20
     assert found[-50:] == list(range(9951, 10_001))
     assert {step for step in range(1, 10_001) if step % 997 == 0} <= set(found)
-    assert max(after - before for before, after in itertools.pairwise(found)) <= 10_000 // runs.MOST_METRICS + 1
+    assert max(after - before for before, after in itertools.pairwise(found)) <= 10_000 // run_views.MOST_METRICS + 1
 
 
 def test_a_log_shows_no_escape_sequences_and_turns_no_line_around() -> None:
