@@ -25,6 +25,12 @@ class Receiver:
         return [path for path, _, _ in self.requests]
 
 
+class Server(ThreadingHTTPServer):
+    """Takes more connections at once than are ever sent; the usual five would break off some of them."""
+
+    request_queue_size = 64
+
+
 @contextmanager
 def receiving() -> Iterator[Receiver]:
     """Run one on a free port of this machine."""
@@ -69,7 +75,7 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the library's name)
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     receiver.port = server.server_address[1]
     receiver.url = f"http://127.0.0.1:{receiver.port}"

@@ -102,7 +102,7 @@ class RunsQuery(PageQuery):
     """Which runs."""
 
     state: State | None = None
-    method: Method | None = None
+    method: Method | Literal["score"] | None = None
 
 
 @router.get("/projects/{project_id}/runs")

@@ -17,7 +17,7 @@ from app.templating import render
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-_METHODS = ("get", "post", "put", "patch", "delete")
+_METHODS = ("get", "head", "post", "put", "patch", "delete")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ def _operation(method: str, path: str, details: Mapping[str, Any], base: str) ->
 
 def _example(method: str, url: str, needs_token: bool, has_body: bool) -> str:
     parts = ["curl"]
-    if method != "GET":
+    if method == "HEAD":
+        parts.append("-I")  # with -X HEAD curl would wait for a body
+    elif method != "GET":
         parts.append(f"-X {method}")
     if needs_token:
         parts.append('-H "Authorization: Bearer $TOKEN"')

@@ -93,8 +93,8 @@ def test_choices_make_a_recipe_and_come_back_into_the_form(scene: Scene) -> None
         "evaluation",
         "gate",
         "answers",
-        "tasks",
         "queue",
+        "tasks",
     ]
     assert stages["ppo"]["model"] == "stage:sft"
     assert stages["gate"]["candidates"] == ["stage:dpo", "stage:ppo"]
