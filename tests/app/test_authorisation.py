@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 
 from app import db
 from app.main import PUBLIC, create_app
+from app.routes import chat
 from app.services.accounts.tokens import SCOPES
 
 FOLDER = Path(__file__).parent / "authorisation"
@@ -132,7 +133,8 @@ def never_committed() -> Iterator[Session]:
 
 
 @pytest.fixture
-def rolled_back(database: str, redis_url: str) -> FastAPI:
+def rolled_back(database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    monkeypatch.setattr(chat, "PLAIN_WAIT_SECONDS", 0.1)  # for answers that nobody gives, once they are rolled back
     app = create_app()
     app.dependency_overrides[db.get_session] = never_committed
     return app

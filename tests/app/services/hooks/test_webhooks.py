@@ -279,7 +279,10 @@ def test_two_workers_send_each_message_once_and_a_dead_ones_is_sent_again(
     for number in range(30):
         happen(project, number)
     with ThreadPoolExecutor(3) as pool:
-        assert sum(pool.map(lambda _: hooks.deliver(), range(3))) == 30
+        sent = sum(pool.map(lambda _: hooks.deliver(), range(3)))
+    while made := hooks.deliver():  # what a worker passed over because another one held it just then
+        sent += made
+    assert sent == 30
     assert len(receiver.requests) == 30
     happen(project, 31)
     with transaction() as session:
