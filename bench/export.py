@@ -125,6 +125,8 @@ def web(database_url: str) -> Iterator[tuple[str, int]]:
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
+        else:
+            raise RuntimeError("The web process did not answer within a minute.")
         yield url, server.pid
     finally:
         server.terminate()

@@ -49,6 +49,13 @@ MAIN = (
 SELDOM = {"ppo": {"temperature", "epochs"}, "rloo": {"temperature", "epochs"}}
 """Of those fields, the ones that a method needs seldom or never."""
 
+OWN_LABELS = {
+    ("ppo", "batch_size"): "Answers an iteration",
+    ("rloo", "batch_size"): "Answers an iteration",
+    ("evaluate", "batch_size"): "Answers at a time",
+}
+"""By method, names that mean something else there."""
+
 LABELS = {
     "batch_size": "Prompts a step",
     "beta1": "Beta 1",
@@ -260,7 +267,7 @@ def _field(method: str, name: str, path: tuple[str, ...], hint: Any, default: An
     return OptionField(
         name=name,
         path=path,
-        label=LABELS.get(name) or _label(name),
+        label=OWN_LABELS.get((method, name)) or LABELS.get(name) or _label(name),
         hint=HINTS.get(name, "Empty: none." if may_be_empty and kind != "choice" else ""),
         kind=kind,
         default=_text(default),

@@ -84,3 +84,12 @@ def test_the_database_takes_every_method_of_the_trainer(database: str, redis_url
         assert method in runs.METHOD_NAMES
     assert set(registry.KINDS) >= methods - {"evaluate", "sample", "score"}
     assert set(runs.LEARNS_FROM) >= set(runs.TRAINING_METHODS)
+
+
+def test_a_batch_is_named_by_what_it_counts() -> None:
+    def label(method: str) -> str:
+        return next(item.label for item in run_options.fields_of(method) if item.name == "batch_size")
+
+    assert label("dpo") == "Prompts a step"
+    assert label("ppo") == label("rloo") == "Answers an iteration"
+    assert label("evaluate") == "Answers at a time"
