@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -97,22 +96,10 @@ class PostgresServer:
         options = [word for key, value in server.items() for word in ("-c", f"{key}={value}")]
         self.process = self._program("postgres", "-D", str(self._data), *options)
         self.process.start()
-        self._wait_until_ready(self.process, seconds)
+        self.process.wait_for(
+            lambda: self._connect_as_superuser().close(), psycopg.OperationalError, seconds, "PostgreSQL"
+        )
         self._ensure_database()
-
-    def _wait_until_ready(self, process: ChildProcess, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                self._connect_as_superuser().close()
-            except psycopg.OperationalError as error:
-                if not process.running or time.monotonic() > deadline:
-                    process.stop()
-                    said = process.last_words() or str(error)
-                    raise SetupError(f"PostgreSQL did not start ({said}): see {process.log}.") from None
-                time.sleep(0.03)
-            else:
-                return
 
     def stop(self) -> None:
         """Stop the server: open transactions are rolled back, the data is on disk when this returns."""

@@ -6,8 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from app.errors import SetupError
 
 LOG_BYTES = 10 << 20
 
@@ -83,6 +86,21 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def wait_for(self, probe: Callable[[], object], unready: type[Exception], seconds: float, called: str) -> None:
+        """Probe until it no longer raises `unready`; if it ends before or takes longer, stop it, raise SetupError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                probe()
+            except unready as error:
+                if not self.running or time.monotonic() > deadline:
+                    self.stop()
+                    said = self.last_words() or str(error)
+                    raise SetupError(f"{called} did not start ({said}): see {self.log}.") from None
+                self.wait(0.03)
+            else:
+                return
 
     def ask_to_stop(self) -> None:
         """Send its stop signal, if it runs."""

@@ -9,7 +9,6 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import time
 from pathlib import Path
 from types import TracebackType
 
@@ -83,22 +82,9 @@ class RedisServer:
             working_folder=Path("/"),
         )
         self.process.start()
-        self._wait_until_ready(self.process, seconds)
-
-    def _wait_until_ready(self, process: ChildProcess, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        # ConnectionError is also "loading", while it reads its file.
         with redis.Redis.from_url(self.url) as client:
-            while True:
-                try:
-                    client.ping()
-                except redis.ConnectionError as error:  # also "loading", while it reads its file
-                    if not process.running or time.monotonic() > deadline:
-                        process.stop()
-                        said = process.last_words() or str(error)
-                        raise SetupError(f"Redis did not start ({said}): see {process.log}.") from None
-                    time.sleep(0.03)
-                else:
-                    return
+            self.process.wait_for(client.ping, redis.ConnectionError, seconds, "Redis")
 
     def stop(self) -> None:
         """Stop the server; its append-only file is complete when this returns."""

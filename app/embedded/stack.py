@@ -265,17 +265,10 @@ class Stack:
             self._record.add(watched.name, process.pid)
 
     def _wait_for_web(self, child: ChildProcess) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                httpx.get(f"{self.url}/livez", timeout=5, trust_env=False).raise_for_status()
-            except httpx.HTTPError as error:
-                if not child.running or time.monotonic() > deadline:
-                    said = child.last_words() or str(error)
-                    raise SetupError(f"The web server did not start ({said}): see {child.log}.") from None
-                child.wait(0.05)
-            else:
-                return
+        def probe() -> None:
+            httpx.get(f"{self.url}/livez", timeout=5, trust_env=False).raise_for_status()
+
+        child.wait_for(probe, httpx.HTTPError, START_SECONDS, "The web server")
 
     def _watch(self) -> None:
         """Start again what dies. Runs in its own thread, which outlives every child it has started."""

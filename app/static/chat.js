@@ -2,7 +2,6 @@
 "use strict";
 
 (() => {
-  const KEYS_OFF = "plackett.keys-off";
   const PAUSES = [500, 1000, 2000, 4000];
   const TIES = new Set(["tie", "both_good", "both_bad"]);
 
@@ -83,23 +82,6 @@
 
   // ── the row of choices ─────────────────────────────────────────────────────
 
-  function keysAreOff() {
-    try {
-      return localStorage.getItem(KEYS_OFF) === "yes";
-    } catch {
-      return false; // The browser keeps nothing for us; the keys then work on every page.
-    }
-  }
-
-  function keepKeysOff(off) {
-    try {
-      if (off) localStorage.setItem(KEYS_OFF, "yes");
-      else localStorage.removeItem(KEYS_OFF);
-    } catch {
-      // As above: the choice holds for this page only.
-    }
-  }
-
   function pick(form, option) {
     if (!option) return;
     option.checked = true;
@@ -166,11 +148,11 @@
 
   function startChoice(form) {
     const keys = form.querySelector("[data-keys-switch]");
-    form.dataset.keys = keysAreOff() ? "off" : "on";
+    form.dataset.keys = plackett.keys.areOff() ? "off" : "on";
     keys.checked = form.dataset.keys === "on";
     keys.addEventListener("change", () => {
       form.dataset.keys = keys.checked ? "on" : "off";
-      keepKeysOff(!keys.checked);
+      plackett.keys.keepOff(!keys.checked);
     });
     form.querySelector("[data-open-help]").addEventListener("click", () => toggleHelp(form));
     form.querySelector("[data-close-help]").addEventListener("click", () => toggleHelp(form));

@@ -3,25 +3,7 @@
 "use strict";
 
 (() => {
-  const KEYS_OFF = "plackett.keys-off";
   const { board } = plackett;
-
-  function keysAreOff() {
-    try {
-      return localStorage.getItem(KEYS_OFF) === "yes";
-    } catch {
-      return false; // The browser keeps nothing for us; the keys then work on every page.
-    }
-  }
-
-  function keepKeysOff(off) {
-    try {
-      if (off) localStorage.setItem(KEYS_OFF, "yes");
-      else localStorage.removeItem(KEYS_OFF);
-    } catch {
-      // As above: the choice holds for this page only.
-    }
-  }
 
   function toggleHelp(form) {
     const help = form.querySelector("[data-help]");
@@ -190,13 +172,13 @@
   }
 
   function start(form) {
-    form.dataset.keys = keysAreOff() ? "off" : "on";
+    form.dataset.keys = plackett.keys.areOff() ? "off" : "on";
     const help = form.querySelector("[data-help]");
     const keys = form.querySelector("[data-keys-switch]");
     keys.checked = form.dataset.keys === "on";
     keys.addEventListener("change", () => {
       form.dataset.keys = keys.checked ? "on" : "off";
-      keepKeysOff(!keys.checked);
+      plackett.keys.keepOff(!keys.checked);
     });
     form.querySelector("[data-open-help]").addEventListener("click", () => toggleHelp(form));
     form.querySelector("[data-close-help]").addEventListener("click", () => help.close());

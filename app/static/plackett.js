@@ -1,6 +1,28 @@
 // What every page does beyond plain HTML. Without JavaScript all forms still work.
 "use strict";
 
+globalThis.plackett ??= {};
+
+// Whether single keys are switched off, for people whose voice or other tools type for them: kept by the browser, one
+// choice for every page that has keys. A browser that keeps nothing for us has them on, and a choice holds for its page.
+plackett.keys = {
+  areOff() {
+    try {
+      return localStorage.getItem("plackett.keys-off") === "yes";
+    } catch {
+      return false;
+    }
+  },
+  keepOff(off) {
+    try {
+      if (off) localStorage.setItem("plackett.keys-off", "yes");
+      else localStorage.removeItem("plackett.keys-off");
+    } catch {
+      // As above: the choice holds for this page only.
+    }
+  },
+};
+
 // Ask before a form that says it should be asked about: <form data-confirm="…">.
 document.addEventListener("submit", (event) => {
   const question = event.target.dataset.confirm;
