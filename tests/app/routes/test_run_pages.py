@@ -338,8 +338,7 @@ def test_samples_of_a_run_show_hostile_text_as_text(scene: Scene) -> None:
     page = scene.admin.get(path).text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;p hx-get=" in page
     assert "<script>alert" not in page
-    assert "9 tokens, cut off by the limit" in page
-    assert "reward 0.25" in page
+    assert "reward 0.25, 9 tokens, cut off by the limit" in page
     assert path in scene.admin.get(f"/runs/{run.id}").text
     assert "/samples" not in scene.admin.get(f"/runs/{at_work(scene).id}").text
 
