@@ -41,6 +41,7 @@ DEEP_EVERY = 15
 AT_WORK_SECONDS = 240.0
 GAP_SECONDS = (0.1, 0.4)
 DRAIN_SECONDS = 600.0
+TOLD_EVERY = 50  # faults
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -110,7 +111,11 @@ class Chaos:
 
     def torment(self, faults: int) -> None:
         """Faults at any moment, and every so often one that waits for a trainer to have come some way."""
+        began, told = time.monotonic(), 0
         while (number := self.stack.counts.total()) < faults:
+            if number >= told + TOLD_EVERY:
+                told, left = number, (time.monotonic() - began) * (faults - number) / number
+                print(f"{number:,} of {faults:,} faults, about {left / 60:.0f} min left", flush=True)
             if number % DEEP_EVERY == DEEP_EVERY - 1:
                 self.strike_at_work(draw(DEEP_FAULTS, self.dice))
             else:
