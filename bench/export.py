@@ -163,12 +163,14 @@ def _measure(database_url: str, url: str, pid: int, project: UUID, token: str, r
 
 def copy(database_url: str, sql: str, project: UUID) -> int:
     """Read what a `COPY … TO STDOUT` of the project sends, and return its size."""
+    with psycopg.connect(database_url) as connection:
+        return read(connection, sql, project)
+
+
+def read(connection: psycopg.Connection, sql: str, project: UUID) -> int:
+    """Do so over a connection that is there."""
     size = 0
-    with (
-        psycopg.connect(database_url) as connection,
-        connection.cursor() as cursor,
-        cursor.copy(sql, [project]) as copy,
-    ):
+    with connection.cursor() as cursor, cursor.copy(sql, [project]) as copy:
         for block in copy:
             size += len(block)
     return size

@@ -140,9 +140,14 @@ def _send(connection: psycopg.Connection, sql: str, path: Path) -> None:
 
 def _cpu(url: str) -> float:
     """Return the seconds of the processor that this process and all of the server's sessions have had."""
+    return time.process_time() + sessions_cpu(url)
+
+
+def sessions_cpu(url: str) -> float:
+    """Return the seconds of the processor that all sessions of the server have had that are there now."""
     with psycopg.connect(url) as connection:
         pids = [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity WHERE datname IS NOT NULL")]
-    return time.process_time() + sum(_ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
+    return sum(_ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
 
 
 def _ticks(pid: int) -> int:

@@ -23,7 +23,6 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
-    text,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -33,12 +32,9 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidInputError
 from app.models import Assignment, Demonstration, GuidelineVersion, Import, Prompt, Ranking, Task, User
 from app.services.data import pseudonyms
+from app.services.data.copying import copied
 from app.services.labeling import answered, standing
 from app.services.quality import quarantines
-
-CHUNK_BYTES = 1 << 16
-DELIMITER = b"\x01"
-"""What stands between two columns of `copied`, which no JSON holds."""
 
 Judge = Literal["human", "simulated", "ai"]
 Split = Literal["train", "held_out"]
@@ -288,31 +284,6 @@ _SELECTED: dict[Source, Callable[[Session, UUID, Filters], Select[Any]]] = {
     "prompts": _prompts,
     "demonstrations": _demonstrations,
 }
-
-
-def copied(session: Session, statement: Select[Any]) -> Generator[bytes, None, None]:
-    """Yield what the statement's columns of JSON and plain words hold, a line for each row, in chunks of whole lines.
-
-    `COPY` as text would double each backslash. As CSV it quotes only what holds the delimiter, the quote or a line end,
-    and JSON holds no control character: so with these two the bytes are the JSON, and a line end after each.
-    """
-    connection = session.connection()
-    # In the order of the index, so that the first line comes at once and nothing is sorted on disk.
-    session.execute(text("SET LOCAL enable_sort = off"))
-    compiled = statement.compile(dialect=connection.dialect)
-    sql = f"COPY ({compiled}) TO STDOUT (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02')"
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  (it is checked out)
-    chunk, size = [], 0
-    with driver.cursor() as cursor, cursor.copy(sql, compiled.params) as copy:
-        for block in copy:
-            chunk.append(block)
-            size += len(block)
-            if size >= CHUNK_BYTES:
-                yield b"".join(chunk)
-                chunk, size = [], 0
-    if chunk:
-        yield b"".join(chunk)
 
 
 def _chosen(session: Session, project_id: UUID, filters: Filters) -> dict[UUID, str]:

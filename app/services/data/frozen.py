@@ -16,7 +16,8 @@ from uuid import UUID
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Snapshot
 from app.services.data import ledgers
-from app.services.data.exports import CHUNK_BYTES, Filters, Source
+from app.services.data.copying import CHUNK_BYTES
+from app.services.data.exports import Filters, Source
 from app.services.training import artifacts
 from app.settings import get_settings
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.models import Snapshot
-from app.services.data import exports, frozen
+from app.services.data import copying, exports, frozen
 from app.services.data.exports import Filters
 from app.services.data.formats import lossless, spreadsheet
 from app.services.data.formats.catalog import Format, write
@@ -61,7 +61,7 @@ def chunks(session: Session, export: Export, loss: Loss) -> Generator[bytes, Non
         lines = frozen.chunks(export.snapshot, export.format.of, export.filters, export.limit)
     else:
         statement = exports.selected(session, export.format.of, export.project_id, export.narrowed())
-        lines = exports.copied(session, exports.as_json(statement, export.limit))
+        lines = copying.copied(session, exports.as_json(statement, export.limit))
     pieces = _pieces(export, lines, loss)
     return parquet_files.written(export.format.name, pieces) if export.parquet else pieces
 

@@ -149,7 +149,7 @@ def _write(
     aside = root / f".{uuid4().hex}.partial"
     aside.mkdir()
     try:
-        written = snapshot_files.write(moment, project, aside, ledger_root, beat)
+        written = snapshot_files.write(moment, project, aside, ledger_root, lambda _: beat())
         manifest = records.write_manifest(aside, written.files, **written.facts)
         sha256 = records.file_sha256(aside / "manifest.json")
         (aside / CARD).write_text(data_cards.markdown(manifest, sha256), encoding="utf-8")

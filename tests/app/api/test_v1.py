@@ -28,7 +28,7 @@ from sqlalchemy import func, select, text, update
 from app.db import transaction
 from app.models import ApiToken, Project, Run, User
 from app.services.accounts import tokens
-from app.services.data import exports
+from app.services.data import copying, exports
 from app.services.data.exports import ExportedRanking
 from app.services.training import runs
 
@@ -207,7 +207,7 @@ def test_the_export_has_the_same_bytes_twice_and_in_batches_of_any_size(
     whole = get(path, "both").content
     assert whole.count(b"\n") == 6
     for size in (1, 4_000):
-        monkeypatch.setattr(exports, "CHUNK_BYTES", size)
+        monkeypatch.setattr(copying, "CHUNK_BYTES", size)
         assert get(path, "both").content == whole
 
 
@@ -215,7 +215,7 @@ def test_a_ranking_that_comes_during_an_export_is_not_in_it(scene: Scene, monkey
     from app.db import reading
     from app.models import Task
 
-    monkeypatch.setattr(exports, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(copying, "CHUNK_BYTES", 1)
     with reading() as moment:
         lines = exports.ranking_lines(moment, scene.project.id)
         count = next(lines).count(b"\n")
