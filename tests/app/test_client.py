@@ -124,7 +124,6 @@ def test_a_file_is_sent_in_pieces_and_gone_on_with_where_it_broke_off(
 
 @pytest.mark.parametrize("library", ["datasets", "pandas", "polars"])
 def test_an_export_becomes_a_table(address: str, token: str, library: str) -> None:
-    pytest.importorskip(library, reason=f"{library} is not installed")
     with Client(address, token) as client:
         (project,) = client.projects()
         rows = list(client.rows(project["id"], "trl"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+import pyarrow.parquet as parquet
 import pytest
 from backports import zstd
 from fastapi import FastAPI
@@ -174,7 +175,6 @@ def test_it_is_compressed_as_the_reader_can_undo_it(scene: Scene, get: Get, clie
 def test_a_parquet_file_holds_the_same_rows_and_comes_back_in(
     scene: Scene, get: Get, client: Any, tmp_path: Any
 ) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     with transaction() as session:
         admin = session.query(User).filter_by(role="admin").one()
         other = UUID(scene.other.split("/")[4])

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.errors import InvalidInputError
@@ -22,9 +24,6 @@ from app.services.data.import_files import Reading
 from app.services.data.parquet import child, columns
 from app.services.data.parquet import files as parquet
 from trainer.records import Message
-
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 
 HARD = 'a "quote" \\ \x01\x7f\u2028 😀\r\n\t='
 RECORD = Record(
@@ -166,7 +165,8 @@ def test_the_server_itself_never_loads_pyarrow() -> None:
 
 
 def test_datasets_reads_what_is_written(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    import datasets
+
     rows = write(named("trl"), RECORD, Loss())
     with on_disk(tmp_path, written("trl", rows)) as file:
         found = datasets.load_dataset("parquet", data_files=file.name, cache_dir=str(tmp_path / "cache"))["train"]
