@@ -252,22 +252,22 @@ def export_rankings(
 
 
 @app.command("import")
-def import_rankings(
+def import_file(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file, as it is or gzip.")
     ],
-    project: Annotated[str, typer.Option(help="Name of the project that gets the rankings.")],
+    project: Annotated[str, typer.Option(help="Name of the project that gets it.")],
     by: Annotated[str, typer.Option(help="E-mail of the admin who does it; the audit log names them.")],
     format_name: Annotated[str, typer.Option("--format", help="Its format; docs/imports.md lists them.")] = "plackett",
     dataset: Annotated[str, typer.Option(help="Where it comes from; default: the file's name.")] = "",
-    judge: Annotated[Judge | None, typer.Option(help="What judged; default: what is usual in the format.")] = None,
+    judge: Annotated[Judge | None, typer.Option(help="What judged or wrote; default: what is usual.")] = None,
 ) -> None:
-    """Import rankings that were made elsewhere, all or nothing. Importing a file again adds nothing."""
+    """Import rankings, demonstrations or prompts from elsewhere, all or nothing. A file a second time adds nothing."""
     settings = _settings()
     from app import db
     from app.embedded import access
     from app.services.accounts import accounts
-    from app.services.data import ranking_imports
+    from app.services.data import intake
     from app.services.projects import projects
 
     with (
@@ -276,7 +276,7 @@ def import_rankings(
         console.status("Importing …"),
         db.transaction() as session,
     ):
-        report = ranking_imports.import_file(
+        report = intake.import_file(
             session,
             projects.named(session, project),
             accounts.admin_named(session, by),
@@ -285,7 +285,7 @@ def import_rankings(
             dataset=dataset or file.name,
             judge=None if judge is None else "ai" if judge is Judge.AI else "human",
         )
-    console.print(f"{report.added:,} rankings of {report.labelers:,} labelers on {report.prompts:,} new prompts.")
+    console.print(report.sentence())
     for count, what in (
         (report.duplicates_in_file, "stood in the file before"),
         (report.duplicates_in_project, "stood in the project before"),

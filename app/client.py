@@ -140,9 +140,9 @@ class Client:
     ) -> Any:
         """Return an export as a pandas `DataFrame`. It is all in memory: narrow it with filters."""
         pandas = importlib.import_module("pandas")
-        with self._file(project_id, format_name, progress, filters) as path:
-            with path.open(encoding="utf-8") as lines:  # not `read_json`, which makes dates of what looks like some
-                return pandas.DataFrame.from_records(json.loads(line) for line in lines)
+        with self._file(project_id, format_name, progress, filters) as path, path.open(encoding="utf-8") as lines:
+            # Not `read_json`, which makes dates of what looks like some.
+            return pandas.DataFrame.from_records(json.loads(line) for line in lines)
 
     def polars(
         self, project_id: UUID | str, format_name: str = "trl", *, progress: bool = False, **filters: Any

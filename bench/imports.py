@@ -23,7 +23,7 @@ from app.embedded.access import using
 from app.embedded.folder import make_var
 from app.embedded.postgres import PostgresServer
 from app.models import User
-from app.services.data import ranking_imports
+from app.services.data import intake
 from app.services.projects import projects
 from app.services.projects.projects import NewProject
 from app.settings import get_settings
@@ -101,7 +101,7 @@ def _measure(url: str, folder: Path, count: int, rounds: int) -> None:
 def _import(path: Path, project: UUID) -> None:
     with path.open("rb") as file, db.transaction() as session:
         admin = session.query(User).filter_by(role="admin").one()
-        report = ranking_imports.import_file(
+        report = intake.import_file(
             session, projects.get(session, project), admin, file, format_name="trl-text", dataset="bench"
         )
     assert report.added

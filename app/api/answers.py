@@ -39,6 +39,8 @@ class AnswerOut(Closed):
     supersedes: UUID | None
     superseded: bool
     retracts: bool
+    judge: Literal["human", "simulated", "ai"] = Field(description="what judged, or wrote a demonstration")
+    dataset: str | None = Field(description="where an imported one comes from")
     created_at: datetime
 
 
@@ -56,8 +58,6 @@ class RankingOut(AnswerOut):
     judgements: dict[UUID, dict[str, int | bool | str]]
     reason: str
     shown_order: list[UUID]
-    judge: Literal["human", "simulated", "ai"]
-    dataset: str | None
 
 
 class DemonstrationOut(AnswerOut):

@@ -1,10 +1,10 @@
-"""REST API, version 1: rankings from elsewhere, sent as a file and stored all or nothing."""
+"""REST API, version 1: rankings, demonstrations and prompts from elsewhere, sent as a file, stored all or nothing."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -15,8 +15,8 @@ from app.api.callers import ImportCaller
 from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
-from app.services.data import ranking_imports
-from app.services.data.formats.catalog import FORMATS
+from app.services.data import import_rows, intake
+from app.services.data.formats.catalog import READ, Source
 from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1/projects/{project_id}/import", responses=WRITES, tags=["import"])
@@ -25,23 +25,31 @@ _IN_MEMORY = 1 << 20
 
 
 class ImportQuery(BaseModel):
-    """Where the file comes from, its format, and what judged in it."""
+    """Where the file comes from, its format, and what judged or wrote what is in it."""
 
     model_config = ConfigDict(extra="forbid")
     format: str = Field(
-        description=", ".join(name for name, of in FORMATS.items() if of.of == "rankings")
-        + f"; or {ranking_imports.DETECT}, and the first line tells"
+        description="; ".join(
+            f"{kind}: {', '.join(name for name, of in READ.items() if of.of == kind)}" for kind in get_args(Source)
+        )
+        + f"; or {intake.DETECT}, and the first line tells"
     )
-    dataset: str = Field(max_length=ranking_imports.MAX_NAME, examples=["hh-rlhf"])
+    dataset: str = Field(max_length=import_rows.MAX_NAME, examples=["hh-rlhf"])
     judge: Literal["human", "ai"] | None = None
 
 
 class ImportOut(BaseModel):
-    """What became of the file. Duplicates are the same judgement by the same labeler; `left_out` lines held none."""
+    """What became of the file, which held rankings, demonstrations or prompts (`of`).
+
+    `added` of them are new; `prompts` and `completions` (answers that nobody has judged) are what came with them.
+    Duplicates are the same by the same author; `left_out` lines held nothing to take.
+    """
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
+    of: Source
     added: int
     prompts: int
+    completions: int
     labelers: int
     duplicates_in_file: int
     duplicates_in_project: int
@@ -68,20 +76,20 @@ async def body(request: Request) -> AsyncIterator[BinaryIO]:
         }
     },
 )
-def import_rankings(
+def import_file(
     project_id: UUID,
     file: Annotated[BinaryIO, Depends(body)],
     session: SessionDep,
     caller: ImportCaller,
     asked: Annotated[ImportQuery, Query()],
 ) -> ImportOut:
-    """Store the rankings of the file, as it is or compressed with gzip; one bad line and nothing is stored.
+    """Store what the file holds, as it is or compressed with gzip; one bad line and nothing is stored.
 
     Sending a file again adds nothing, so it is safe to repeat a request whose answer got lost.
     """
     caller.require_project(project_id)
     project = projects.get(session, project_id)
-    report = ranking_imports.import_file(
+    report = intake.import_file(
         session,
         project,
         tokens.maker(session, caller),

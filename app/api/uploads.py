@@ -16,7 +16,7 @@ from app.api.imports import ImportOut, ImportQuery, body
 from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
-from app.services.data import ranking_imports, uploads
+from app.services.data import intake, uploads
 from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1", responses=WRITES, tags=["import"])
@@ -80,11 +80,11 @@ def forget(upload_id: UUID, session: SessionDep, caller: ImportCaller) -> Respon
 def import_upload(
     upload_id: UUID, session: SessionDep, caller: ImportCaller, asked: Annotated[ImportQuery, Query()]
 ) -> ImportOut:
-    """Import the file, all or nothing, and delete it once its rankings are stored. A refused one is kept for a day."""
+    """Import the file, all or nothing, and delete it once it is stored. A refused one is kept for a day."""
     caller.require_project(uploads.get(session, upload_id).project_id)
     upload = uploads.get(session, upload_id, for_update=True)
     with uploads.whole(upload).open("rb") as file:
-        report = ranking_imports.import_file(
+        report = intake.import_file(
             session,
             projects.get(session, upload.project_id),
             tokens.maker(session, caller),

@@ -1,4 +1,4 @@
-"""Tables of imports: where rankings that were not made here came from, and files that are still being sent."""
+"""Tables of imports: where what was not made here came from, and files that are still being sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.db import Base, IdPk, Now
 
 
 class Import(Base):
-    """One file of rankings that was stored, all or nothing. `judge` is what judged in it: people, or a model.
+    """One file that was stored, all or nothing. `judge` is what judged or wrote what is in it: people, or a model.
 
     `dataset` names where it comes from: the same labeler's name in two files of one dataset is one labeler.
     """

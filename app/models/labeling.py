@@ -89,7 +89,8 @@ class GuidelineVersion(Base):
 class Prompt(Base):
     """A conversation that ends on the user's turn; the same conversation stands once in a project.
 
-    `tags` name what a labeler needs for it, such as `lang:de` or `medicine`; its tasks ask for them.
+    `tags` name what a labeler needs for it, such as `lang:de` or `medicine`; its tasks ask for them. `import_id` names
+    the file that brought it, where that was one with its source.
     """
 
     __tablename__ = "prompts"
@@ -107,6 +108,7 @@ class Prompt(Base):
     content_sha256: Mapped[str]
     split: Mapped[str]
     source: Mapped[str] = mapped_column(server_default=sql("'import'"))
+    import_id: Mapped[UUID | None] = mapped_column(ForeignKey("imports.id"))
     tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=_NO_TAGS)
     created_at: Mapped[Now]
 
@@ -300,7 +302,8 @@ class Ranking(Base):
 class Demonstration(Base):
     """The ideal answer to a prompt, written by a labeler, or their edit of an answer (`completion_id`). Append-only.
 
-    An edit later or an undo is a new row that `supersedes` the old; an undo `retracts` and has no text.
+    An edit later or an undo is a new row that `supersedes` the old; an undo `retracts` and has no text. One that was
+    written elsewhere names its `import_id`.
     """
 
     __tablename__ = "demonstrations"
@@ -326,6 +329,7 @@ class Demonstration(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
     guideline_version_id: Mapped[UUID] = mapped_column(ForeignKey("guideline_versions.id"))
     completion_id: Mapped[UUID | None] = mapped_column(ForeignKey("completions.id"))
+    import_id: Mapped[UUID | None] = mapped_column(ForeignKey("imports.id"))
     text: Mapped[str]
     is_simulated: Mapped[bool]
     counted: Mapped[bool]

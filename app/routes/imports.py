@@ -1,4 +1,4 @@
-"""Pages of imported rankings: the form, what was imported before, and what became of a file."""
+"""Pages of files from elsewhere: the form, what was imported before, and what became of a file."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.errors import InvalidInputError
 from app.models import Import, Project
-from app.services.data import ranking_imports
-from app.services.data.formats.catalog import FORMATS
+from app.services.data import import_rows, intake
+from app.services.data.formats.catalog import READ, Source
 from app.services.projects import projects
 from app.templating import redirect, render
 
 router = page_router("/projects/{project_id}")
 
 CHOICES = {
-    ranking_imports.DETECT: "Detect it",
-    **{name: of.title for name, of in FORMATS.items() if of.of == "rankings"},
+    title: {name: of.title for name, of in READ.items() if of.of == kind}
+    for kind, title in (
+        ("rankings", "Rankings"),
+        ("demonstrations", "Demonstrations"),
+        ("prompts", "Prompts, with or without answers"),
+    )
 }
 _FIELDS = ("format", "dataset", "judge")
 
 
 @dataclass(frozen=True)
-class RankingImportPage:
-    """Context of `imports/new.html`: `problem` and `details` say why nothing was imported."""
+class ImportPage:
+    """Context of `imports/new.html`: choices of format by what they hold; `problem` and `details` of a refusal."""
 
     project: Project
-    choices: Mapping[str, str]
+    detect: str
+    choices: Mapping[str, Mapping[str, str]]
     values: Mapping[str, str]
     earlier: Sequence[tuple[Import, str]]
     problem: str | None = None
@@ -42,11 +47,12 @@ class RankingImportPage:
 
 
 @dataclass(frozen=True)
-class RankingImportReportPage:
+class ImportReportPage:
     """Context of `imports/show.html`."""
 
     project: Project
     found: Import
+    of: Source
     title: str
 
 
@@ -74,29 +80,29 @@ async def sent_file(request: Request) -> AsyncIterator[SentFile]:
 @router.get("/import")
 def show_form(request: Request, project_id: UUID, _user: AdminUser, session: SessionDep) -> Response:
     """Show the empty form."""
-    return _form(request, session, projects.get(session, project_id), {"format": ranking_imports.DETECT})
+    return _form(request, session, projects.get(session, project_id), {"format": intake.DETECT})
 
 
 @router.post("/import")
-def import_rankings(
+def import_file(
     request: Request,
     project_id: UUID,
     user: AdminUser,
     session: SessionDep,
     sent: Annotated[SentFile, Depends(sent_file)],
 ) -> Response:
-    """Import rankings, all or nothing, and lead to the report."""
+    """Import a file, all or nothing, and lead to the report."""
     project = projects.get(session, project_id)
     if sent.file is None:
         return _form(request, session, project, sent.values, InvalidInputError("Choose a file."))
     try:
-        report = ranking_imports.import_file(
+        report = intake.import_file(
             session,
             project,
             user,
             sent.file,
             format_name=sent.values["format"],
-            dataset=sent.values["dataset"] or sent.name[: ranking_imports.MAX_NAME],
+            dataset=sent.values["dataset"] or sent.name[: import_rows.MAX_NAME],
             judge="ai" if sent.values["judge"] == "ai" else "human" if sent.values["judge"] == "human" else None,
         )
     except InvalidInputError as error:
@@ -111,8 +117,9 @@ def show_report(
 ) -> Response:
     """Show what became of a file."""
     project = projects.get(session, project_id)
-    found = ranking_imports.get(session, project.id, import_id)
-    return render(request, "imports/show.html", RankingImportReportPage(project, found, FORMATS[found.format].title))
+    found = intake.get(session, project.id, import_id)
+    of = READ[found.format]
+    return render(request, "imports/show.html", ImportReportPage(project, found, of.of, of.title))
 
 
 def _form(
@@ -122,11 +129,12 @@ def _form(
     values: Mapping[str, str],
     error: InvalidInputError | None = None,
 ) -> Response:
-    page = RankingImportPage(
+    page = ImportPage(
         project,
+        intake.DETECT,
         CHOICES,
         {name: values.get(name, "") for name in _FIELDS},
-        ranking_imports.of_project(session, project.id),
+        intake.of_project(session, project.id),
         error.message if error else None,
         error.details if error else (),
     )

@@ -56,8 +56,8 @@ QUERIES = {
 
 
 NOTHING_IMPORTED = dict.fromkeys(
-    ("added", "prompts", "labelers", "duplicates_in_file", "duplicates_in_project", "left_out"), 0
-) | {"left_out_lines": []}
+    ("added", "prompts", "completions", "labelers", "duplicates_in_file", "duplicates_in_project", "left_out"), 0
+) | {"of": "rankings", "left_out_lines": []}
 
 
 @dataclass(frozen=True)

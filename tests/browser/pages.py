@@ -17,7 +17,7 @@ from sqlalchemy import func, null, select, update
 from app import db
 from app.models import Assignment, AuditEvent, Project, Task, User, Webhook, WebhookDelivery
 from app.services.accounts import accounts
-from app.services.data import ranking_imports
+from app.services.data import intake
 from app.services.labeling import assignments, flags
 from app.services.labeling.assignments import TaskKind
 from app.services.projects import guidelines, memberships
@@ -124,7 +124,7 @@ def import_rankings(studio: Studio) -> str:
     with db.transaction() as session:
         project = session.get_one(Project, studio.project.id)
         admin = session.get_one(User, studio.admin.id)
-        return ranking_imports.import_file(
+        return intake.import_file(
             session, project, admin, BytesIO(lines), format_name="trl-text", dataset="a small file"
         ).import_id
 

@@ -25,7 +25,7 @@ from app.services.accounts import audit
 SCOPES = {
     "export:read": "Read projects, prompts, tasks and answers, and export them",
     "people:read": "See the names of labelers and addresses beside their pseudonyms",
-    "import:write": "Add prompts and answers, and import rankings",
+    "import:write": "Add prompts and answers, and import files",
     "tasks:write": "Make, open, close and change tasks; pause and archive projects",
     "snapshots:write": "Freeze snapshots",
     "runs:read": "Read runs, snapshots, model versions, schedules and rounds",

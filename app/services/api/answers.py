@@ -74,6 +74,8 @@ _DEMONSTRATIONS = (
         Demonstration.text,
         User.email,
         Demonstration.is_simulated.label("simulated"),
+        Import.judge,
+        Import.dataset,
         GuidelineVersion.version.label("guideline_version"),
         Demonstration.seconds,
         Demonstration.counted,
@@ -87,6 +89,7 @@ _DEMONSTRATIONS = (
     .join(Task, Task.id == Demonstration.task_id)
     .join(User, User.id == Demonstration.user_id)
     .join(GuidelineVersion, GuidelineVersion.id == Demonstration.guideline_version_id)
+    .outerjoin(Import, Import.id == Demonstration.import_id)
 )
 _SIDES = (
     select(

@@ -154,7 +154,10 @@ _COMPLETIONS = """
 _PROMPT = """
     (SELECT row_to_json(side) FROM (SELECT prompts.id, prompts.split, prompts.messages) side)
 """
-DEMONSTRATION_JUDGE = "CASE WHEN demonstrations.is_simulated THEN 'simulated' ELSE 'human' END"
+DEMONSTRATION_JUDGE = """
+    CASE WHEN EXISTS (SELECT FROM imports WHERE imports.id = demonstrations.import_id AND imports.judge = 'ai')
+         THEN 'ai' WHEN demonstrations.is_simulated THEN 'simulated' ELSE 'human' END
+"""
 RANKING_JUDGE = "CASE WHEN imports.judge = 'ai' THEN 'ai' WHEN rankings.is_simulated THEN 'simulated' ELSE 'human' END"
 
 

@@ -1,4 +1,4 @@
-"""Reading a file of judgements in any format: bounded, strict, line by line; what is wrong is noted with its number.
+"""Reading a file in any format: bounded, strict, line by line; what is wrong is noted with its number.
 
 A file may be compressed with gzip, or be Parquet, whose rows a child process writes as lines: then it is at most 4 GiB
 once undone, and at most 200 times its compressed size. A line is at most 1 MiB, nested at most 32 deep, strict UTF-8,
@@ -15,14 +15,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from app.services.data import imports
 from app.services.data.formats import detect, spreadsheet
 from app.services.data.formats.catalog import Format
-from app.services.data.formats.records import LeftOutError, Record, Row
+from app.services.data.formats.records import Conversation, LeftOutError, Record, Row
 from app.services.data.imports import SHOWN_PROBLEMS, BadLineError
 from app.services.data.parquet import files as parquet
+
+T = TypeVar("T")
 
 MAX_BYTES = 4 << 30
 MAX_RATIO = 200
@@ -57,9 +59,20 @@ class Reading:
 
 def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
     """Yield the file's judgements. It ends early after a thousand problems: such a file is something else."""
+    return _items(file, of, reading, Record)
+
+
+def conversations(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Conversation]:
+    """Yield the file's prompts or demonstrations, as `records` yields judgements."""
+    return _items(file, of, reading, Conversation)
+
+
+def _items(file: BinaryIO, of: Format, reading: Reading, kind: type[T]) -> Iterator[T]:
     try:
         with _undone(file) as source:
-            yield from _records(source, of, reading)
+            for item in _checked(source, of, reading):
+                assert isinstance(item, kind)  # noqa: S101  (a format says what it holds)
+                yield item
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reading.refuse("The file is not whole: its compressed part ends early or is damaged.")
     except _TooLargeError as error:
@@ -83,14 +96,14 @@ def detected(file: BinaryIO) -> str | None:
     return None
 
 
-def _records(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
+def _checked(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record | Conversation]:
     rows = _table(source, reading) if of.table else _objects(source, reading)
     for number, row in rows:
         reading.lines = number
         try:
-            found = list(_read(of, row))
-            for record in found:
-                check(record)
+            found: list[Record | Conversation] = list(_read(of, row))
+            for item in found:
+                check(item)
         except LeftOutError as error:
             reading.leave_out(number, str(error))
         except BadLineError as error:
@@ -101,24 +114,27 @@ def _records(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]
             return
 
 
-def check(record: Record) -> None:
+def check(item: Record | Conversation) -> None:
     """Raise `LeftOutError` for what the tables cannot hold."""
-    if len(record.answers) < len(("better", "worse")):
-        raise LeftOutError("it judges one answer alone, which orders nothing.")
-    if len(record.answers) > MOST_ANSWERS:
+    if isinstance(item, Record):
+        if len(item.answers) < len(("better", "worse")):
+            raise LeftOutError("it judges one answer alone, which orders nothing.")
+        if not item.ranking:
+            raise LeftOutError("its ranking is empty.")
+    elif item.completion is not None and not item.completion.strip():
+        raise LeftOutError("its answer has no text.")
+    if len(item.answers) > MOST_ANSWERS:
         raise LeftOutError(f"it has more than {MOST_ANSWERS} answers.")
-    if not record.ranking:
-        raise LeftOutError("its ranking is empty.")
-    if not any(message.content.strip() for message in record.messages if message.role == "user"):
+    if not any(message.content.strip() for message in item.messages if message.role == "user"):
         raise LeftOutError("its prompt has no text.")
 
 
-def _read(of: Format, row: Any) -> Iterator[Record]:
+def _read(of: Format, row: Any) -> Iterator[Record] | Iterator[Conversation]:
     if of.table:
         return spreadsheet.read(row)
-    if of.read is None or of.of != "rankings":
-        raise BadLineError("is of a format that holds no rankings.")
-    return of.read(row)  # type: ignore[return-value]  # formats of rankings are read as records
+    if of.read is None:
+        raise BadLineError("is of a format that is only written.")
+    return of.read(row)
 
 
 class _TooLargeError(Exception):

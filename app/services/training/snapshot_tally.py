@@ -90,6 +90,8 @@ class Tally:
             counts["versions"][answer.version.decode()] += count
             counts["judges"][answer.judge.decode()] += count
             counts["simulated"][answer.kind] += count * (answer.judge == b"simulated")
+            if answer.version.decode() == str(IMPORTED_VERSION):  # which no project's own has
+                counts["imported"][answer.kind] += count
         for judgement, count in self.judgements.items():
             counts["sizes"][str(judgement.size)] += count
             counts["origins"][judgement.origin.decode()] += count
@@ -98,7 +100,6 @@ class Tally:
             if judgement.dataset:
                 counts["datasets"][judgement.dataset.decode()] += count
         shown = {name: dict(sorted(found.items())) for name, found in counts.items()}
-        imported = shown.get("versions", {}).get(str(IMPORTED_VERSION), 0)
         return {
             "labelers": {name: dict(found) for name, found in sorted(labelers.items())},
             "guideline_versions": shown.get("versions", {}),
@@ -109,6 +110,5 @@ class Tally:
             "rankings_hold": shown.get("holds", {}),
             **({"datasets": shown["datasets"]} if "datasets" in shown else {}),
             **({"rounds": rounds} if (rounds := self.rounds()) else {}),
-            # They name a version that no project's own has.
-            **({"imported": {"comparisons": imported}} if imported else {}),
+            **({"imported": shown["imported"]} if "imported" in shown else {}),
         }

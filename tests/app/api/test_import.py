@@ -67,7 +67,7 @@ def test_the_command_line_imports_and_says_what_it_did(database: str, tmp_path: 
         command = [sys.executable, "-m", "app.cli", "import", str(file), *options]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    assert run("Kindness").stdout.startswith("3 rankings of 1 labelers on 3 new prompts.")
+    assert run("Kindness").stdout.startswith("3 rankings of 1 labeler on 3 new prompts.")
     assert "3 stood in the project before." in run("Kindness").stdout
     file.write_bytes(LINES + b"[]\n")
     refused = run("Kindness")

@@ -52,6 +52,12 @@ def test_a_file_is_recognised_stored_and_reported(database: str, make_user: Any,
     assert "Line 2 " in refused.text
     assert "Nothing was imported" in refused.text
     assert re.search(r'value="trl-text" selected', refused.text)
+    demonstrated = send(lines({"prompt": "Why?", "completion": "So."}), name="demonstrations.jsonl")
+    assert re.search(r"New demonstrations</dt><dd[^>]*>1<", browser.get(demonstrated.headers["location"]).text)
+    answered = send(lines({"prompt": "When?", "completions": ["Now.", "Later."]}), name="answers.jsonl")
+    told = browser.get(answered.headers["location"]).text
+    assert re.search(r"New answers</dt><dd[^>]*>2<", told)
+    assert re.search(r"New prompts</dt><dd[^>]*>1<", told)
     assert "choose it" in send(lines({"a": 1})).text
     assert "Choose a file." in send(b"").text
     assert count() == 3

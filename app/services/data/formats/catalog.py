@@ -12,6 +12,7 @@ from app.services.data.formats import (
     argilla,
     helpsteer,
     hh,
+    instructions,
     label_studio,
     lossless,
     oasst,
@@ -39,7 +40,8 @@ Source = Literal["rankings", "prompts", "demonstrations"]
 
 @dataclass(frozen=True)
 class Format:
-    """One shape. Exactly one of the writers is set, but for `plackett`, whose lines the database itself writes.
+    """One shape. Exactly one of the writers is set, but for `plackett`, whose lines the database itself writes, and for
+    shapes that are only read.
 
     `carries` names the aspects of a record (`records.WORDS`) that come back when it is read. `has_ties` says whether
     pairs of equal answers have a place of their own; where they have none, the export's option decides. `judge` is
@@ -132,7 +134,7 @@ FORMATS: dict[str, Format] = {
         Format("trl-prompts", "TRL prompt-only", frozenset(), "prompts", conversation=trl.prompt_only,
                read=trl.read_prompt_only),
         Format("trl-sft", "TRL messages of the demonstrations", frozenset(), "demonstrations",
-               conversation=trl.messages, read=trl.read_messages),
+               conversation=trl.messages, read=trl.read_demonstration),
         Format("hh", "Anthropic HH-RLHF; TRL preference, texts, implicit prompt", _ORDER, pair=hh.write,
                has_ties=False, read=hh.read),
         Format("ultrafeedback", "UltraFeedback", _ORDER | {"ties", "models", "reasons"}, record=ultrafeedback.write,
@@ -159,8 +161,36 @@ FORMATS: dict[str, Format] = {
 }  # fmt: skip
 
 
+READ_ONLY: dict[str, Format] = {
+    item.name: item
+    for item in (
+        Format("instructions", "Instructions with their outputs (Alpaca, Dolly, Self-Instruct)", frozenset(),
+               "demonstrations", read=instructions.read),
+        Format("answers", "Prompts with answers that nobody has judged", frozenset(), "prompts",
+               read=instructions.read_answers),
+        Format("oasst-answers", "Open Assistant, first turns with their answers", frozenset(), "prompts",
+               read=oasst.read_first_turn),
+        Format("mt-bench", "MT-Bench questions, first turns", frozenset(), "prompts",
+               read=instructions.read_question),
+    )
+}  # fmt: skip
+"""What is imported and never exported: an export has better shapes for what these hold."""
+
+READ: dict[str, Format] = {name: of for name, of in FORMATS.items() if of.read or of.table} | READ_ONLY
+"""Every format that a file may have that comes in."""
+
+
 def named(name: str) -> Format:
-    """Return the format of this name, or raise `InvalidInputError`."""
-    if name not in FORMATS:
-        raise InvalidInputError(f"There is no format {name[:40]!r}; there are {', '.join(FORMATS)}.")
-    return FORMATS[name]
+    """Return the format of this name that is written, or raise `InvalidInputError`."""
+    return _named(FORMATS, name)
+
+
+def named_to_read(name: str) -> Format:
+    """Return the format of this name that is read, or raise `InvalidInputError`."""
+    return _named(READ, name)
+
+
+def _named(formats: dict[str, Format], name: str) -> Format:
+    if name not in formats:
+        raise InvalidInputError(f"There is no format {name[:40]!r}; there are {', '.join(formats)}.")
+    return formats[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.services.data.formats import spreadsheet
+from app.services.data.formats import instructions, spreadsheet
 from app.services.data.formats.records import Row
 
 
@@ -39,13 +39,24 @@ _SIGNS = (
     ("trl-text", lambda row: _texts(row) and isinstance(row.get("prompt"), str)),
     ("trl", _has("chosen", "rejected")),
     ("trl-unpaired", _has("completion", "label")),
+    ("trl-sft", _has("prompt", "completion")),
+    ("trl-sft", lambda row: _last_role(row.get("messages")) in ("assistant", "gpt", "bot")),
+    ("instructions", lambda row: "instruction" in row and not instructions.OUTPUTS.isdisjoint(row)),
+    ("mt-bench", _has("question_id", "turns")),
+    ("answers", lambda row: isinstance(row.get("completions"), list) and ("prompt" in row or "messages" in row)),
     ("label-studio", _has("data", "annotations")),
     ("argilla", lambda row: any(str(key).endswith(".responses") for key in row) or "responses" in row),
     (
         "argilla",
         lambda row: any(isinstance(value, list) and value and _is_response(value[0]) for value in row.values()),
     ),
+    ("trl-prompts", lambda row: "prompt" in row and row.keys() <= {"prompt", "prompt_group"}),
 )
+
+
+def _last_role(messages: Any) -> Any:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return last.get("role") if isinstance(last, dict) else None
 
 
 def _is_response(value: Any) -> bool:

@@ -11,7 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from app.services.data.formats import reading
-from app.services.data.formats.records import Answer, CannotCarryError, LeftOutError, Record, Row
+from app.services.data.formats.records import (
+    Answer,
+    AnswerSource,
+    CannotCarryError,
+    Conversation,
+    LeftOutError,
+    Record,
+    Row,
+)
 from app.services.data.imports import BadLineError
 from trainer.records import Message
 
@@ -48,7 +56,7 @@ def _message(message_id: str, role: str, text: str) -> Row:
 
 def read(row: Row) -> Iterator[Record]:
     """Read a tree, or a message with its replies; raise `LeftOutError` when nothing in it is ranked."""
-    root = reading.mapping(row["prompt"] if "message_tree_id" in row and "prompt" in row else row, "a message")
+    root = _root(row)
     tree = reading.optional_text(row, "message_tree_id")
     found = False
     # A list of what is still to be looked at: the depth of a tree is not the depth of our stack.
@@ -56,15 +64,40 @@ def read(row: Row) -> Iterator[Record]:
     while waiting:
         node, before = waiting.pop(0)
         messages = (*before, Message(_role(node), reading.text(node, "text")))
-        replies = [reading.mapping(item, "each of “replies”") for item in node.get("replies") or []]
+        replies = _replies(node)
         if messages[-1].role == "user":
-            answers = [reply for reply in replies if _role(reply) == "assistant"]
-            for record in _rankings(node, tree, messages, answers):
+            for record in _rankings(node, tree, messages, _assistants(replies)):
                 found = True
                 yield record
         waiting[:0] = [(reply, messages) for reply in replies]
     if not found:
         raise LeftOutError("no message in it has two ranked replies.")
+
+
+def read_first_turn(row: Row) -> Iterator[Conversation]:
+    """Read the first turn of a tree, or of a message with its replies, as a prompt with its answers, ranked or not."""
+    root = _root(row)
+    if _role(root) != "user" or root.get("parent_id"):
+        raise LeftOutError("its message is not the first of a conversation.")
+    answers = tuple(map(_answer, _assistants(_replies(root))))
+    yield Conversation((Message("user", reading.text(root, "text")),), answers=answers)
+
+
+def _root(row: Row) -> Row:
+    return reading.mapping(row["prompt"] if "message_tree_id" in row and "prompt" in row else row, "a message")
+
+
+def _replies(node: Row) -> list[Row]:
+    return [reading.mapping(item, "each of “replies”") for item in node.get("replies") or []]
+
+
+def _assistants(replies: Sequence[Row]) -> list[Row]:
+    return [reply for reply in replies if _role(reply) == "assistant"]
+
+
+def _answer(reply: Row) -> Answer:
+    source: AnswerSource = "model" if reply.get("synthetic") else "human"
+    return Answer(reading.text(reply, "text"), source, reading.optional_text(reply, "model_name"))
 
 
 def _role(node: Row) -> str:
@@ -75,14 +108,7 @@ def _role(node: Row) -> str:
 
 
 def _rankings(node: Row, tree: str, messages: tuple[Message, ...], replies: Sequence[Row]) -> Iterator[Record]:
-    answers = tuple(
-        Answer(
-            reading.text(reply, "text"),
-            "model" if reply.get("synthetic") else "human",
-            reading.optional_text(reply, "model_name"),
-        )
-        for reply in replies
-    )
+    answers = tuple(map(_answer, replies))
     group = reading.optional_text(node, "message_id")
     judged = False
     for event in _events(node):

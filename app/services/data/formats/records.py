@@ -66,12 +66,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt (`completion` is None), or a prompt with an answer that a person wrote as an example of a good one."""
+    """A prompt (`completion` is None), or a prompt with an answer that a person wrote as an example of a good one.
+
+    `answers` are answers to a prompt that nobody has judged.
+    """
 
     messages: tuple[Message, ...]
     completion: str | None = None
     labeler: str = ""
     judge: Judge = "human"
+    answers: tuple[Answer, ...] = ()
     id: str = field(default="", compare=False)
     group: str = field(default="", compare=False)
 

@@ -121,7 +121,7 @@ def read_unpaired(row: Row) -> Iterator[Record]:
         raise BadLineError("needs true or false as “label”.")
     text = completion if isinstance(completion, str) else reading.answer(reading.turns(completion, "completion"))
     yield Record(
-        _prompt(row.get("prompt")),
+        read_prompt(row.get("prompt")),
         (Answer(text),),
         ((0,),),
         acceptable=int(label),
@@ -136,7 +136,7 @@ def prompt_only(item: Conversation) -> Row:
 
 def read_prompt_only(row: Row) -> Iterator[Conversation]:
     """Read a prompt, a text or messages."""
-    yield Conversation(_prompt(row.get("prompt")), group=reading.optional_text(row, "prompt_group"))
+    yield Conversation(read_prompt(row.get("prompt")), group=reading.optional_text(row, "prompt_group"))
 
 
 def messages(item: Conversation) -> Row:
@@ -144,15 +144,22 @@ def messages(item: Conversation) -> Row:
     return {"messages": turns(item.messages) + _assistant(item.completion or ""), "prompt_group": item.group}
 
 
-def read_messages(row: Row) -> Iterator[Conversation]:
-    """Read a conversation whose last turn is the demonstration."""
+def read_demonstration(row: Row) -> Iterator[Conversation]:
+    """Read a demonstration: the last turn of “messages”, or “completion” beside “prompt”, texts or messages."""
+    group = reading.optional_text(row, "prompt_group")
+    if "messages" not in row:
+        completion = row.get("completion")
+        text = completion if isinstance(completion, str) else reading.answer(reading.turns(completion, "completion"))
+        yield Conversation(read_prompt(row.get("prompt")), text, group=group)
+        return
     found = reading.turns(row.get("messages"), "messages")
     if found[-1].role != "assistant":
         raise LeftOutError("its conversation does not end on the assistant's turn.")
-    yield Conversation(reading.prompt(found[:-1]), found[-1].content, group=reading.optional_text(row, "prompt_group"))
+    yield Conversation(reading.prompt(found[:-1]), found[-1].content, group=group)
 
 
-def _prompt(value: Any) -> tuple[Message, ...]:
+def read_prompt(value: Any) -> tuple[Message, ...]:
+    """Read a prompt that is a text or messages."""
     if isinstance(value, str):
         return (Message("user", value),)
     return reading.prompt(reading.turns(value, "prompt"))

@@ -17,11 +17,11 @@ from app.db import reading, transaction
 from app.errors import InvalidInputError
 from app.models import Completion, Import, Project, Prompt, Ranking, Task, User
 from app.services.accounts import accounts
-from app.services.data import import_files, ranking_imports
+from app.services.data import import_files, intake
 from app.services.data.exports import ExportedRanking, Filters
 from app.services.data.formats.catalog import FORMATS
 from app.services.data.formats.records import Loss
-from app.services.data.ranking_imports import Report
+from app.services.data.intake import Report
 from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
 
@@ -39,7 +39,7 @@ def project(database: str) -> Project:
 
 def bring(project: Project, content: bytes, format_name: str = "trl", **options: Any) -> Report:
     with transaction() as session:
-        return ranking_imports.import_file(
+        return intake.import_file(
             session,
             session.get_one(Project, project.id),
             accounts.admin_named(session, "admin@example.org"),

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ANY, conversations, records
 
-from app.services.data.formats import lossless, spreadsheet
-from app.services.data.formats.catalog import FORMATS, UNSAID, Format, write
+from app.services.data.formats import detect, lossless, spreadsheet
+from app.services.data.formats.catalog import FORMATS, READ, UNSAID, Format, write
 from app.services.data.formats.records import (
     Answer,
     Conversation,
@@ -28,6 +28,7 @@ from app.services.data.formats.records import (
     pairs_of,
     stripped,
 )
+from trainer.records import Message
 
 OF_RANKINGS = [item for item in FORMATS.values() if item.of == "rankings" and item.name != "plackett"]
 
@@ -149,6 +150,51 @@ def test_prompts_and_demonstrations_come_back(messages: tuple, text: str) -> Non
         assert of.conversation is not None
         assert of.read is not None
         assert list(of.read(json.loads(json.dumps(of.conversation(item))))) == [item]
+
+
+@settings(deadline=None)
+@given(conversations(), ANY)
+def test_a_demonstration_is_read_in_either_of_its_shapes(messages: tuple, text: str) -> None:
+    demonstration = Conversation(messages, text, group="p1")
+    of = FORMATS["trl-sft"]
+    assert of.conversation is not None
+    assert of.read is not None
+    *prompt, completion = of.conversation(demonstration)["messages"]
+    row = {"prompt": prompt, "completion": [completion], "prompt_group": "p1"}
+    assert list(of.read(json.loads(json.dumps(row)))) == [demonstration]
+    of_texts = Conversation((Message("user", text),), text, group="p1")
+    assert list(of.read({"prompt": text, "completion": text, "prompt_group": "p1"})) == [of_texts]
+
+
+ANSWERS = st.lists(
+    st.builds(Answer, ANY, st.just("model"), ANY.filter(bool)) | st.builds(Answer, ANY, st.just("human"))
+)
+
+
+@settings(deadline=None)
+@given(conversations(), ANSWERS)
+def test_unjudged_answers_come_as_they_were_given(messages: tuple, answers: list[Answer]) -> None:
+    row = {
+        "messages": [asdict(message) for message in messages],
+        "completions": [{"text": item.text, "model": item.model} if item.model else item.text for item in answers],
+    }
+    read = READ["answers"].read
+    assert read is not None
+    assert list(read(json.loads(json.dumps(row)))) == [Conversation(messages, answers=tuple(answers))]
+    assert detect.of_row(row) == "answers"
+
+
+def test_an_instruction_stands_above_what_is_put_in() -> None:
+    def found(row: Row) -> list[tuple[str, str]]:
+        assert detect.of_row(row) == "instructions"
+        read = READ["instructions"].read
+        assert read is not None
+        return [(item.messages[0].content, item.completion) for item in read(row)]  # type: ignore[union-attr, misc]
+
+    assert found({"instruction": "Sum.", "input": "", "output": "Done."}) == [("Sum.", "Done.")]
+    assert found({"instruction": "Sum.", "context": "A day.", "response": "So."}) == [("Sum.\n\nA day.", "So.")]
+    several = {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}, {"input": "1 2", "output": "3"}]}
+    assert found(several) == [("Add.\n\n1 1", "2"), ("Add.\n\n1 2", "3")]
 
 
 def test_the_report_is_a_sentence() -> None:

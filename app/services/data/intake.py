@@ -1,0 +1,148 @@
+"""Files from elsewhere, stored all or nothing: rankings, demonstrations, prompts with or without answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import BinaryIO, Literal
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from app.errors import InvalidInputError, NotFoundError
+from app.models import Import, Project, User
+from app.services.accounts import audit
+from app.services.data import conversation_imports, import_files, import_rows, ranking_imports
+from app.services.data.formats.catalog import Format, Source, named_to_read
+from app.services.data.import_files import Reading
+from app.services.projects import projects
+
+LISTED = 20
+DETECT = "detect"
+"""Stands for a format where the file's first line shall tell."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a file that holds rankings, demonstrations or prompts (`of`).
+
+    `added` counts those that are new, `prompts` and `completions` what came with them. Duplicates in the file or in the
+    project are the same by the same author; a prompt is one where it brings neither itself nor an answer.
+    """
+
+    of: Source
+    added: int
+    prompts: int
+    completions: int
+    labelers: int
+    duplicates_in_file: int
+    duplicates_in_project: int
+    left_out: int
+    left_out_lines: tuple[str, ...]
+    import_id: str
+
+    def sentence(self) -> str:
+        """Return what came in, in words."""
+        if self.of == "prompts":
+            return f"{_count(self.prompts, 'new prompt')} with {_count(self.completions, 'new answer')}."
+        what = _count(self.added, "ranking" if self.of == "rankings" else "demonstration")
+        return f"{what} of {_count(self.labelers, 'labeler')} on {_count(self.prompts, 'new prompt')}."
+
+
+def import_file(
+    session: Session,
+    project: Project,
+    user: User,
+    file: BinaryIO,
+    *,
+    format_name: str,
+    dataset: str,
+    judge: Literal["human", "ai"] | None = None,
+) -> Report:
+    """Store what a file holds and return what became of it. `judge` is what judged or wrote it, if that is not usual.
+
+    Raises `InvalidInputError` with a line for each problem, and stores nothing, when any line cannot be taken.
+    """
+    of = named_to_read(_told(file) if format_name == DETECT else format_name)
+    name = " ".join(dataset.split())
+    if not 1 <= len(name) <= import_rows.MAX_NAME or not name.isprintable():
+        raise InvalidInputError(f"Name where the file comes from, in 1 to {import_rows.MAX_NAME} characters.")
+    said = judge or ("ai" if of.judge == "ai" else "human")
+    session.execute(text("SET LOCAL statement_timeout = 0"))
+    reading = Reading()
+    labelers = _stage(session, project, name, file, of, reading)
+    if reading.problem_count:
+        raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
+    # The project's row is the lock that gives each prompt its place; labelers' answers need not wait for it.
+    projects.lock(session, project.id)
+    made = Import(project_id=project.id, dataset=name, format=of.name, judge=said, report={}, created_by=user.id)
+    session.add(made)
+    session.flush()
+    import_rows.add_labelers(session, name, labelers)
+    version = import_rows.guideline_version(session, project, user)
+    counts = import_rows.run(session, _STEPS[of.of], {"project": project.id, "import": made.id, "version": version})
+    report = Report(
+        of.of, counts[_ADDED[of.of]], counts["prompts"], counts["completions"], len(labelers), counts["twice"],
+        counts["known"], reading.left_out_count, tuple(reading.left_out), str(made.id),
+    )  # fmt: skip
+    made.report = asdict(report)
+    audit.record(
+        session, user, "file.imported", "project", project.id, dataset=name, format=of.name, added=report.added
+    )
+    session.flush()
+    return report
+
+
+_STEPS: Mapping[Source, Mapping[str, str]] = {
+    "rankings": ranking_imports.STEPS,
+    "demonstrations": conversation_imports.DEMONSTRATIONS,
+    "prompts": conversation_imports.PROMPTS,
+}
+_ADDED: Mapping[Source, str] = {"rankings": "rankings", "demonstrations": "demonstrations", "prompts": "prompts_taken"}
+
+
+def _stage(
+    session: Session, project: Project, name: str, file: BinaryIO, of: Format, reading: Reading
+) -> dict[str, UUID]:
+    if of.of == "rankings":
+        return ranking_imports.stage(session, project, name, import_files.records(file, of, reading), reading)
+    return conversation_imports.stage(session, project, name, import_files.conversations(file, of, reading), reading)
+
+
+def _told(file: BinaryIO) -> str:
+    found = import_files.detected(file)
+    if found is None:
+        raise InvalidInputError("The first line does not tell which format this is; choose it.")
+    return found
+
+
+def get(session: Session, project_id: UUID, import_id: UUID) -> Import:
+    """Return an import into this project, or raise `NotFoundError`."""
+    found = session.get(Import, import_id)
+    if found is None or found.project_id != project_id:
+        raise NotFoundError("There is no such import.")
+    return found
+
+
+def of_project(session: Session, project_id: UUID) -> Sequence[tuple[Import, str]]:
+    """Return the newest imports into a project, and who made each."""
+    rows = session.execute(
+        select(Import, User.name)
+        .join(User, User.id == Import.created_by)
+        .where(Import.project_id == project_id)
+        .order_by(Import.id.desc())
+        .limit(LISTED)
+    )
+    return [(found, name) for found, name in rows]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _refusal(reading: Reading) -> str:
+    count = reading.problem_count
+    shown = f" The first {len(reading.problems)} are listed." if count > len(reading.problems) else ""
+    what = "One problem was found" if count == 1 else f"{count:,} problems were found"
+    return f"Nothing was imported: {what}.{shown} Mend the file and import it again."
