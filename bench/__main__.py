@@ -1,8 +1,9 @@
 """Run the measurements and print what came out, one line each.
 
-python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [ppo-speed]
+python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [sft_speed]
+                [ppo-speed] [growth]
                 [export [RANKINGS]] [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
-                [science-grouping] [science-policies]
+                [science-grouping] [science-policies] [science-hh]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from bench import (
     active_selection,
     dpo_speed,
     export,
+    growth,
     handout,
     hostile_files,
     imports,
@@ -25,7 +27,9 @@ from bench import (
     reward_speed,
     sampling,
     science_grouping,
+    science_hh,
     science_policies,
+    sft_speed,
     snapshot,
 )
 
@@ -37,7 +41,9 @@ BENCHES: dict[str, Callable[[], None]] = {
     "sampling": sampling.main,
     "reward_speed": reward_speed.main,
     "dpo_speed": dpo_speed.main,
+    "sft_speed": sft_speed.main,
     "ppo-speed": ppo_speed.main,
+    "growth": growth.main,
     "export": export.main,
     "quality": quality.main,
     "snapshot": snapshot.main,
@@ -46,6 +52,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "active-selection": active_selection.main,
     "science-grouping": science_grouping.main,
     "science-policies": science_policies.main,
+    "science-hh": science_hh.main,
 }
 SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main, "import": imports.main}
 """Benches that take a number of rankings or comparisons."""

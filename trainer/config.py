@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from trainer.options import (
     OPTIONS,
+    RANKING,
     ConfigError,
     DpoOptions,
     EvaluateOptions,
@@ -38,11 +39,13 @@ from trainer.options import (
     ScoreOptions,
     SftOptions,
     require,
+    weights_of,
 )
 
 __all__ = [
     "METHODS",
     "OPTIONS",
+    "RANKING",
     "SCHEMA",
     "SPLITTABLE",
     "ConfigError",
@@ -68,6 +71,7 @@ __all__ = [
     "dump_run",
     "load_run",
     "parse_run",
+    "weights_of",
 ]
 
 SCHEMA = 1

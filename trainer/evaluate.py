@@ -32,7 +32,7 @@ from trainer import (
     reward_model,
     rollout,
 )
-from trainer.config import ConfigError, EvaluateOptions, PolicyRef, RunConfig
+from trainer.config import ConfigError, EvaluateOptions, PolicyRef, RunConfig, weights_of
 from trainer.device import Device, setup
 from trainer.intervals import ratio_interval
 from trainer.layout import Layout
@@ -80,8 +80,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     policies = [PolicyRef(options.baseline, config.model), *options.policies]
     vocabulary = modeling.load_tokenizer(config.model).get_vocab()
     judge, gold_judge = (
-        reward_model.load_reward(name, device.dtype, device.device) if name else None
-        for name in (options.reward_model, options.gold_model)
+        reward_model.load_reward(name, device.dtype, device.device, mix) if name else None
+        for name, mix in ((options.reward_model, weights_of(options.reward_mix)), (options.gold_model, {}))
     )
 
     # 2. Each policy answers, and says how likely it found its own answers.
@@ -111,16 +111,22 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     messages = [prompt.messages for prompt in asked]
     rewards: dict[str, list[float]] = {}
     golds: dict[str, list[float]] = {}
+    doubts: dict[str, list[float]] = {}
     for name, found in judged.items():
         if stop.requested:
             return EXIT_STOPPED
         for model, scores in ((judge, rewards), (gold_judge, golds)):
             if model is not None:
-                scores[name] = reward_model.score_texts(model, messages, found.texts, config.max_length).tolist()
+                by_heads = model.reward(reward_model.scores_of_texts(model, messages, found.texts, config.max_length))
+                scores[name] = by_heads.mean(dim=1).tolist()
+                if model is judge and model.size > 1:
+                    doubts[name] = by_heads.std(dim=1, correction=0).tolist()
 
     # 4. Figures, samples, report.
     figures = {name: describe(name, judged, kls, rewards, golds, options, config.seed) for name in judged}
-    write_jsonl(run_dir / "samples.jsonl", sample_lines(asked, judged, kls, rewards, options.samples_per_prompt))
+    write_jsonl(
+        run_dir / "samples.jsonl", sample_lines(asked, judged, kls, rewards, doubts, options.samples_per_prompt)
+    )
     summary: dict[str, Any] = {"headline": headline(figures, options), "prompts": len(prompts), "policies": figures}
     summary |= over_distance(figures)
     if judge is not None and (run_dir / "data" / "comparisons.jsonl").exists():
@@ -278,12 +284,13 @@ def sample_lines(
     judged: dict[str, Judged],
     kls: dict[str, list[tuple[float, float]] | None],
     rewards: dict[str, list[float]],
+    doubts: dict[str, list[float]],
     each: int,
 ) -> list[Sample]:
     """Return every answer with what was measured of it, policy after policy."""
     lines = []
     for name, found in judged.items():
-        kl, reward = kls[name], rewards.get(name)
+        kl, reward, doubt = kls[name], rewards.get(name), doubts.get(name)
         for n, (prompt, answer, text) in enumerate(zip(asked, found.answers, found.texts, strict=True)):
             lines.append(
                 Sample(
@@ -295,6 +302,7 @@ def sample_lines(
                     answer.finish_reason,
                     reward[n] if reward is not None else None,
                     kl[n][0] if kl is not None else None,
+                    doubt[n] if doubt is not None else None,
                 )
             )
     return lines
@@ -312,10 +320,10 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
     if not held_out:
         return {}
     rows = Layout(False, TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
-    heads = reward_model.score_heads(judge, [group.tree for group in held_out], rows)
-    found = agreement.hits(held_out, [values.mean(dim=1) for values in heads])
-    # Probabilities are of the scores as the loss saw them: undo the scale that was put on for training policies.
-    as_trained = [(values * judge.std.cpu()).mean(dim=1) for values in heads]
+    scores = reward_model.score_all(judge, [group.tree for group in held_out], rows)
+    found = agreement.hits(held_out, [judge.reward(values).mean(dim=1) for values in scores])
+    # Probabilities are of the ranking's scores as its loss saw them, without the scale for training policies.
+    as_trained = [judge.ranking(values).mean(dim=1) for values in scores]
     return {
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
         "held_out_accuracy": found.rate,

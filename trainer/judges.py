@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainer import data, reward_model
-from trainer.config import ConfigError, RolloutOptions
+from trainer.config import ConfigError, RolloutOptions, weights_of
 from trainer.device import Device
 from trainer.layout import Layout
 from trainer.modeling import core
@@ -33,7 +33,7 @@ def load_judges(options: RolloutOptions, device: Device) -> list[Judge]:
     """Load every reward model; each must score its probe texts as it did when it was saved."""
     judges = []
     for folder in (options.reward_model, *options.more_reward_models):
-        model = reward_model.load_reward(folder, device.dtype, device.device)
+        model = reward_model.load_reward(folder, device.dtype, device.device, weights_of(options.reward_mix))
         layout = model.choose_layout(reward_model.TOKENS_PER_FORWARD, device)
         # The weights are in the run's precision already: no autocast.
         layout.device = Device(device.device, torch.float32)
@@ -77,10 +77,9 @@ def value_head(judge: Judge, policy: PreTrainedModel, start: str) -> nn.Linear:
     nn.init.zeros_(head.bias)
     if start == "reward" and same_base(judge.model, policy):
         with torch.no_grad():
-            std = judge.model.std.float().cpu()
-            weight = judge.model.classifier.score.weight.float().cpu()
-            head.weight.copy_((weight / std[:, None]).mean(dim=0, keepdim=True))
-            head.bias.copy_(-(judge.model.mean.float().cpu() / std).mean())
+            weights, bias = judge.model.linear()
+            head.weight.copy_(weights[None].cpu())
+            head.bias.copy_(bias.cpu())
     elif start == "reward":
         print(
             "The reward model and the policy did not grow from one base, so the value head starts at 0.",

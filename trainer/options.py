@@ -5,6 +5,7 @@ A value out of range raises `ConfigError` with one sentence that names the key.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,27 @@ def require(condition: bool, sentence: str) -> None:
     """Raise `ConfigError` with the sentence unless the condition holds."""
     if not condition:
         raise ConfigError(sentence)
+
+
+RANKING = "ranking"
+"""The name of a reward model's head for the ranking itself, beside those of criteria."""
+
+
+def weights_of(words: tuple[str, ...]) -> dict[str, float]:
+    """Return the weights by name of `("helpful", "honest=0.5")`: 1 where none is given; raise `ConfigError`."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, given, text = word.replace(" ", "").partition("=")
+        try:
+            weight = float(text) if given else 1.0
+        except ValueError:
+            weight = math.nan
+        require(
+            bool(name) and math.isfinite(weight), f"{word!r} must be a name, or a name and its weight as in honest=0.5."
+        )
+        require(name not in found, f"{name} is named twice.")
+        found[name] = weight
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,12 @@ class RewardOptions:
 
     `loss`: every pair by itself (Bradley and Terry), whole rankings (Plackett and Luce), or pairs that may tie
     (Davidson). `margin` is asked for between two answers per degree of strength (1 slightly, 2 clearly, 3 much) that
-    the labelers gave. Several `heads` on one trunk, each on its own bootstrap of the prompts, tell how sure a score is.
+    the labelers gave. Several `heads` on one trunk, each on its own bootstrap of the prompts, tell how sure a score is;
+    several `models`, each with its own start and order of the prompts, tell it better and cost as many times as much.
+    With LoRA they are adapters on one base. Each of the `criteria` (names of what labelers judged answers by, as
+    `honest`, or `honest=0.5` for half its loss) gets heads of its own beside the ranking's, from pairs that it tells
+    apart; what was not judged by it teaches it nothing. `reward_mix` says what sum of `ranking` and criteria is the
+    reward, as `ranking, honest=0.5`; left out, it is the ranking alone.
     With `labeler_folds` the labelers are dealt into so many groups and nothing is learned from group `held_out_fold`:
     the report then says how far the model agrees with people whom it never saw (InstructGPT, 3.5; 0 turns it off).
     """
@@ -101,6 +128,9 @@ class RewardOptions:
     loss: Literal["pairs", "plackett_luce", "davidson"] = "pairs"
     margin: float = 0.0
     heads: int = 1
+    models: int = 1
+    criteria: tuple[str, ...] = ()
+    reward_mix: tuple[str, ...] = ()
     labeler_folds: int = 0
     held_out_fold: int = 0
     optim: Optim = field(default_factory=Optim)
@@ -109,6 +139,12 @@ class RewardOptions:
         require(self.margin >= 0, "options.margin must not be negative.")
         require(self.margin == 0 or self.loss == "pairs", "options.margin goes with options.loss pairs only.")
         require(1 <= self.heads <= 64, "options.heads must be from 1 to 64.")
+        require(1 <= self.models <= 16, "options.models must be from 1 to 16.")
+        criteria = weights_of(self.criteria)
+        require(RANKING not in criteria, "options.criteria must not name ranking, which always has a head.")
+        require(min(criteria.values(), default=1) > 0, "options.criteria must weigh more than 0.")
+        for name in weights_of(self.reward_mix):
+            require(name in (RANKING, *criteria), f"options.reward_mix names {name}, but options.criteria does not.")
         require(self.labeler_folds == 0 or self.labeler_folds >= 2, "options.labeler_folds must be 0, or at least 2.")
         require(
             0 <= self.held_out_fold < max(1, self.labeler_folds),
@@ -160,8 +196,9 @@ class RolloutOptions:
     for all of them; `ppo_epochs` passes over each rollout in `minibatches` parts of whole prompts.
 
     **Reward.** All heads of `reward_model` and of `more_reward_models` form one ensemble: their `mean`, the `worst` of
-    them, or the mean less `uncertainty_coefficient` times their variance (Coste et al. 2023). An answer cut off by the
-    length limit loses `missing_end_penalty`.
+    them, or the mean less `uncertainty_coefficient` times their variance (Coste et al. 2023). Of a model with heads for
+    criteria `reward_mix` says what sum is the reward, as `ranking, honest=0.5`; left out, what it was trained with. An
+    answer cut off by the length limit loses `missing_end_penalty`.
 
     **KL to the starting model.** `kl_coefficient` times the estimate `kl_estimator` (Schulman 2020) of each token is
     taken off the rewards, or (`kl_in` loss) added to the loss, where k1 would pull nowhere. With `kl_target` (nats a
@@ -178,6 +215,7 @@ class RolloutOptions:
     more_reward_models: tuple[str, ...] = ()
     reward_ensemble: Literal["mean", "worst", "uncertainty_weighted"] = "mean"
     uncertainty_coefficient: float = 0.5
+    reward_mix: tuple[str, ...] = ()
     iterations: int = 20
     answers_per_prompt: int = 1
     ppo_epochs: int = 2
@@ -203,6 +241,7 @@ class RolloutOptions:
         folders = [self.reward_model, *self.more_reward_models]
         require(len(set(folders)) == len(folders), "options.more_reward_models names a reward model twice.")
         require(self.uncertainty_coefficient >= 0, "options.uncertainty_coefficient must not be negative.")
+        weights_of(self.reward_mix)
         require(self.iterations >= 1, "options.iterations must be at least 1.")
         require(1 <= self.answers_per_prompt <= 64, "options.answers_per_prompt must be from 1 to 64.")
         require(
@@ -290,14 +329,15 @@ class EvaluateOptions:
     """Judge policies on held-out prompts: samples, reward, KL to the reference, reward-model accuracy.
 
     `run.model` is the reference and the baseline (named `baseline`). Win rates compare each policy with it.
-    `gold_model` is another reward model, one that no policy was trained against: where it and `reward_model` part, the
-    policy has learned to please the one. `regression` names a JSONL file of texts and questions (see
-    `trainer.regression`); left out, `data/regression.jsonl` is used if it is there.
+    `reward_mix` is as in `PpoOptions`. `gold_model` is another reward model, one that no policy was trained against:
+    where it and `reward_model` part, the policy has learned to please the one. `regression` names a JSONL file of texts
+    and questions (see `trainer.regression`); left out, `data/regression.jsonl` is used if it is there.
     """
 
     policies: tuple[PolicyRef, ...] = ()
     baseline: str = "base"
     reward_model: str | None = None
+    reward_mix: tuple[str, ...] = ()
     gold_model: str | None = None
     regression: str | None = None
     split: Literal["train", "held_out"] = "held_out"
@@ -306,6 +346,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         require(self.samples_per_prompt >= 1, "options.samples_per_prompt must be at least 1.")
+        weights_of(self.reward_mix)
         names = [self.baseline, *(policy.name for policy in self.policies)]
         require(len(set(names)) == len(names), "options.policies and options.baseline must have different names.")
         require(

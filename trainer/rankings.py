@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,16 +65,24 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its K encoded completions as one tree, and all rankings of them. Indexes are of the tree's K."""
+    """A prompt with its K encoded completions as one tree, and all rankings of them. Indexes are of the tree's K.
+
+    `criteria` holds, by name, the rankings that the labelers' answers about single completions come to.
+    """
 
     messages: tuple[Message, ...]
     tree: Tree
     rankings: tuple[Ranking, ...]
+    criteria: dict[str, tuple[Ranking, ...]] = field(default_factory=dict)
 
     @property
     def weight(self) -> float:
-        """The prompt's own weight: the mean of its rankings'."""
-        return sum(ranking.weight for ranking in self.rankings) / len(self.rankings)
+        """The prompt's own weight: the mean of its rankings', 0 without any."""
+        return sum(ranking.weight for ranking in self.rankings) / max(1, len(self.rankings))
+
+    def judged_on(self, criterion: str) -> Group:
+        """Return the same completions, ranked by a criterion alone: without any ranking where nobody judged by it."""
+        return replace(self, rankings=self.criteria.get(criterion, ()))
 
     @cached_property
     def pairs(self) -> dict[Pair, float]:
@@ -94,30 +102,35 @@ def group_comparisons(
     *,
     ties: bool = False,
     flags: bool = False,
+    criteria: Sequence[str] = (),
 ) -> list[Group]:
     """Gather the rankings of the same completions of the same prompt, and encode each completion once.
 
     Answers that no pair names are not encoded; prompts without any pair are left out. With `ties` a tie counts as much
-    as a preference; with `flags` so does a line between acceptable answers and others, and nothing else does.
+    as a preference, as does a difference on one of the `criteria`; with `flags` a line between acceptable answers and
+    others counts, and nothing else does.
     """
     gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
-        if comparison.weight > 0 and _named(comparison, ties, flags):
+        if comparison.weight > 0 and _named(comparison, ties, flags, criteria):
             gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
     groups = []
     for (messages, completions), rows in gathered.items():
-        used = sorted(set().union(*(_named(row, ties, flags) for row in rows)))
+        used = sorted(set().union(*(_named(row, ties, flags, criteria) for row in rows)))
         place = {index: position for position, index in enumerate(used)}
         tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
-        groups.append(Group(messages, tree, tuple(_ranking(row, place) for row in rows)))
+        judged = {name: tuple(filter(None, (_by_criterion(row, name, place) for row in rows))) for name in criteria}
+        groups.append(Group(messages, tree, tuple(_ranking(row, place) for row in rows), judged))
     return groups
 
 
-def _named(comparison: Comparison, ties: bool, flags: bool) -> set[int]:
+def _named(comparison: Comparison, ties: bool, flags: bool, criteria: Sequence[str]) -> set[int]:
     """Return the answers that a ranking says something about."""
     if flags:
         return set() if comparison.acceptable is None else set(range(len(comparison.completions)))
     named = {index for pair in comparison.pairs() for index in pair}
+    for levels in map(comparison.levels, criteria):
+        named |= {index for level in levels for index in level if len(levels) > 1}
     return named | {index for group in comparison.ranking if ties and len(group) > 1 for index in group}
 
 
@@ -127,6 +140,15 @@ def _ranking(comparison: Comparison, place: dict[int, int]) -> Ranking:
     rest = tuple(place[index] for index in range(len(comparison.completions)) if index in place and index not in ranked)
     said = [strength or 0 for strength in comparison.strengths or (0,) * (len(levels) - 1)]
     return Ranking(levels, rest, (*said, 0), comparison.weight, comparison.labeler, comparison.acceptable)
+
+
+def _by_criterion(comparison: Comparison, criterion: str, place: dict[int, int]) -> Ranking | None:
+    """Return what a labeler's answers to one criterion come to, if they tell any two completions apart."""
+    levels = comparison.levels(criterion)
+    if len(levels) < 2:
+        return None
+    placed = tuple(tuple(place[index] for index in level) for level in levels)
+    return Ranking(placed, (), (0,) * len(levels), comparison.weight, comparison.labeler)
 
 
 def deal_labelers(comparisons: Sequence[Comparison], folds: int) -> dict[str, int]:
@@ -242,8 +264,8 @@ def choice_tensors(groups: Sequence[Group], step_weight: float, device: torch.de
                 owners.append(owner)
         first += len(group.tree.completions)
     return Choices(
-        torch.tensor(chosen, device=device),
-        torch.stack(contenders).to(device),
+        torch.tensor(chosen, dtype=torch.long, device=device),
+        (torch.stack(contenders) if contenders else torch.zeros(0, total, dtype=torch.bool)).to(device),
         _share(groups, weights, owners, step_weight).to(device),
         torch.tensor(owners, dtype=torch.long, device=device),
     )

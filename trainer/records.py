@@ -3,15 +3,17 @@
     data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
     data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
     data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "strengths": [2],
-                                 "acceptable": 1, "weight", "labeler", "split"}
-    samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl"}
+                                 "acceptable": 1, "judgements": [{"helpful": 6}, {}], "weight", "labeler", "split"}
+    samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl",
+                                 "reward_std"}
     scores.jsonl                {"id", "scores": [0.3, -1.2], "information", "spread", "margin"}
     metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
 
 `ranking` lists tie groups of indexes into `completions`, best first. Answers that it leaves out stand below all that it
 names, in no order (partial ranking). `strengths` says for each pair of neighbouring groups how much better the first is
 (1 slightly, 2 clearly, 3 much; null where nobody said), `acceptable` how many of the first groups are acceptable (null
-where nobody said): two tied answers with 1 are both good, with 0 both bad.
+where nobody said): two tied answers with 1 are both good, with 0 both bad. `judgements` says of each completion what it
+got on each criterion, a number or yes or no, of which more is more of it; a criterion that is left out was not judged.
 The split of a prompt goes by a hash of its messages, never of the row, so that no prompt is on both sides.
 """
 
@@ -81,7 +83,7 @@ class Demonstration:
 class Comparison:
     """One labeler's ranking of K completions of one prompt, as given: tie groups, best first.
 
-    `strengths` (one for each pair of neighbouring groups) and `acceptable` are as in the module's docstring.
+    `strengths` (one for each pair of neighbouring groups), `acceptable` and `judgements` are as in the module's text.
     """
 
     id: str
@@ -93,6 +95,15 @@ class Comparison:
     split: Split = "train"
     strengths: tuple[int | None, ...] | None = None
     acceptable: int | None = None
+    judgements: tuple[dict[str, float], ...] = ()  # one a completion, or none at all
+
+    def levels(self, criterion: str) -> list[tuple[int, ...]]:
+        """Return groups of completions that got the same on a criterion, the most first, without the unjudged."""
+        found: dict[float, list[int]] = {}
+        for index, judged in enumerate(self.judgements):
+            if criterion in judged:
+                found.setdefault(judged[criterion], []).append(index)
+        return [tuple(found[value]) for value in sorted(found, reverse=True)]
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return every (better, worse) pair of indexes that the ranking implies; ties and the unranked give none."""
@@ -110,7 +121,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled answer. `tokens` counts it with its end token; `reward` and `kl` (nats) only where measured."""
+    """One sampled answer. `tokens` counts it with its end token; `reward` and `kl` (nats) only where measured.
+
+    `reward_std` is how far the heads of the reward model's ensemble part over it.
+    """
 
     policy: str
     prompt_id: str
@@ -120,6 +134,7 @@ class Sample:
     finish_reason: Literal["stop", "length"]
     reward: float | None = None
     kl: float | None = None
+    reward_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +249,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
                 _split(row, path, n),
                 _strengths(row, len(ranking), path, n),
                 _acceptable(row, len(ranking), path, n),
+                _judgements(row, len(completions), path, n),
             )
         )
     return rows
@@ -374,6 +390,20 @@ def _acceptable(row: dict[str, Any], groups: int, path: Path, number: int) -> in
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= groups:
         raise RecordError(f"{path.name} line {number}: acceptable must be a number of groups of the ranking.")
     return value
+
+
+def _judgements(row: dict[str, Any], completions: int, path: Path, number: int) -> tuple[dict[str, float], ...]:
+    value = row.get("judgements")
+    if not value:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(judged, dict) for judged in value):
+        raise RecordError(f"{path.name} line {number}: judgements must be a list of objects.")
+    if len(value) != completions:
+        raise RecordError(f"{path.name} line {number}: judgements must be one for each completion, {{}} where none is.")
+    answers = [answer for judged in value for answer in judged.values()]
+    if not all(isinstance(answer, (int, float)) and math.isfinite(answer) for answer in answers):
+        raise RecordError(f"{path.name} line {number}: a judgement must be a number, true or false.")
+    return tuple({criterion: float(answer) for criterion, answer in judged.items()} for judged in value)
 
 
 def _split(row: dict[str, Any], path: Path, number: int) -> Split:

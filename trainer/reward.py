@@ -3,23 +3,27 @@
     python -m trainer reward --run DIR
 
 Reads data/comparisons.jsonl; trains on the train split, judges on the held-out split, and leaves in final/ a sequence
-classifier for plain transformers with reward.json beside it (InstructGPT, 3.5).
+classifier for plain transformers with reward.json beside it (InstructGPT, 3.5). With `options.criteria` it learns from
+the labelers' answers about single completions too, and with `options.models` several whole models side by side.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import numpy as np
 import torch
 
 from trainer import agreement, checkpoint, data, model_card, modeling, optim, report, reward_model
-from trainer.config import ConfigError, RewardOptions, RunConfig
+from trainer.config import RANKING, ConfigError, RewardOptions, RunConfig, weights_of
 from trainer.device import setup
 from trainer.intervals import ratio_interval
 from trainer.layout import Layout
@@ -57,48 +61,62 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             config.max_length,
             truncation,
             ties=split == "train" and options.loss == "davidson",
+            criteria=tuple(weights_of(options.criteria)),
         )
         for split in ("train", "held_out")
     )
+    check_criteria(train, comparisons, options)
+    judged_by = held_out if any(group.pairs for group in held_out) else []
 
     # 2. The model, and where an earlier attempt left it.
     model = reward_model.new_reward_model(config, device, tokenizer)
     layout = model.choose_layout(options.optim.tokens_per_forward, device)
-    optimizer = optim.build(model.parameters(), options.optim)
-    done, counters = checkpoint.resume(run_dir, {"reward": model}, {"reward": optimizer})
+    optimizers = {
+        f"reward_{number}": optim.build(model.parameters_of(number), options.optim) for number in range(options.models)
+    }
+    done, counters = checkpoint.resume(run_dir, {"reward": model}, optimizers)
     layout.resume(counters)
 
-    # 3. Train.
-    steps = data.plan(len(train), options.optim, config.seed)
+    # 3. Train. Member n takes the steps that it would take alone, in a run with the seed of n more.
+    plans = [data.plan(len(train), options.optim, config.seed + number) for number in range(options.models)]
+    last = len(plans[0])
     each = data.steps_per_epoch(len(train), options.optim)
     with MetricsFile(run_dir) as metrics:
-        for step, items in enumerate(steps[done:], start=done + 1):
+        for step in range(done + 1, last + 1):
             started = time.perf_counter()
-            copies = bootstrap(items, options.heads, config.seed).to(device.device)
-            groups = [train[i] for i in items]
-            totals, tokens = layout.repeat(partial(backward, model, groups, copies, options, layout), optimizer)
-            if step == 1:
-                optim.check_gradients(model)
-            rate, norm = optim.update(optimizer, totals["loss"], options.optim, step, len(steps))
+            tokens, rate = 0, 0.0
+            totals: dict[str, list[float]] = defaultdict(list)
+            for number, optimizer in enumerate(optimizers.values()):
+                items = plans[number][step - 1]
+                copies = bootstrap(items, options.heads, config.seed + number).to(device.device)
+                groups = [train[i] for i in items]
+                found, read = layout.repeat(
+                    partial(backward, model, groups, copies, options, layout, number), optimizer
+                )
+                if step == 1:
+                    optim.check_gradients(model.members[number])
+                rate, found["grad_norm"] = optim.update(optimizer, found["loss"], options.optim, step, last)
+                tokens += read
+                for key, value in found.items():
+                    totals[key].append(value)
 
             # 4. Tell, watch, save.
             watched: dict[str, float] = {}
-            if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched = judge(model, held_out, score_groups(model, held_out, layout), options)
+            if judged_by and step % each == 0 and step < last:  # the last epoch's is in the report
+                watched = judge(model, judged_by, score_groups(model, judged_by, layout), options)
             metrics.write(
                 step,
-                total_steps=len(steps),
+                total_steps=last,
                 epoch=step / each,
-                **totals,
+                **{key: fmean(values) for key, values in totals.items()},
                 **watched,
                 learning_rate=rate,
-                grad_norm=norm,
                 tokens=tokens,
                 tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
                 peak_memory_mb=device.peak_memory_mb(),
             )
-            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
-                checkpoint.save(run_dir, step, {"reward": model}, {"reward": optimizer}, layout.counters())
+            if stop.requested or step % config.checkpoint_steps == 0 or step == last:
+                checkpoint.save(run_dir, step, {"reward": model}, optimizers, layout.counters())
             if stop.requested:
                 return EXIT_STOPPED
 
@@ -112,12 +130,16 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_prompts": len(held_out),
         "held_out_pairs": sum(len(group.pairs) for group in held_out),
     }
-    if held_out:
+    if judged_by:
         scores = score_groups(model, held_out, layout)
+        by_ranking = [model.ranking(values) for values in scores]
         summary |= judge(model, held_out, scores, options)
-        summary |= describe(train, held_out, [values.mean(dim=1) for values in scores], strangers, config.seed)
-        if options.heads > 1:
-            summary["held_out_uncertainty"] = torch.cat(scores).std(dim=1).mean().item()
+        summary |= describe(train, held_out, [values.mean(dim=1) for values in by_ranking], strangers, config.seed)
+        on_criteria = by_criterion(model, held_out, scores)
+        if on_criteria:
+            summary["accuracy_by_criterion"] = {name: hits.figures(config.seed) for name, hits in on_criteria.items()}
+        if model.size > 1:
+            summary["held_out_uncertainty"] = torch.cat(by_ranking).std(dim=1).mean().item()
         low, high = cast("list[float]", summary["held_out_accuracy_interval"])
         summary["headline"] = (
             f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
@@ -168,6 +190,17 @@ def unseen_labelers(comparisons: Sequence[Comparison], options: RewardOptions) -
     return {labeler for labeler, fold in folds.items() if fold == options.held_out_fold}
 
 
+def check_criteria(train: Sequence[Group], comparisons: Sequence[Comparison], options: RewardOptions) -> None:
+    """Refuse a criterion by which nothing in the train split is told apart, and say which ones there are."""
+    for name in weights_of(options.criteria):
+        if not any(group.judged_on(name).pairs for group in train):
+            judged = sorted({key for row in comparisons for answers in row.judgements for key in answers})
+            raise ConfigError(
+                f"options.criteria names {name}, by which no ranking of the train split tells two answers apart; "
+                f"labelers judged by {', '.join(judged) or 'no criterion at all'}."
+            )
+
+
 def bootstrap(numbers: Sequence[int], heads: int, seed: int) -> torch.Tensor:
     """Return (B, E) how often each head sees each prompt: once if there is one head, else as a Poisson draw of mean 1.
 
@@ -180,14 +213,17 @@ def bootstrap(numbers: Sequence[int], heads: int, seed: int) -> torch.Tensor:
 
 
 def ranking_loss(
-    model: RewardModel,
     scores: torch.Tensor,
     groups: Sequence[Group],
     copies: torch.Tensor,
     step_weight: float,
     options: RewardOptions,
+    log_nu: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """Return the mean over heads of the loss that `options` asks for, of scores (N, E) and copies (B, E)."""
+    """Return the mean over heads of the loss that `options` asks for, of scores (N, E) and copies (B, E).
+
+    `log_nu` has Davidson's nu of each head, if that is the loss.
+    """
     each = list(zip(scores.unbind(dim=1), copies.unbind(dim=1), strict=True))
     if options.loss == "plackett_luce":
         choices = choice_tensors(groups, step_weight, scores.device)
@@ -196,11 +232,10 @@ def ranking_loss(
             for column, seen in each
         ]
     elif options.loss == "davidson":
-        log_nu = cast("torch.Tensor", model.log_nu)  # made with the model
         pairs = pair_tensors(groups, step_weight, scores.device, ties=True)
         losses = [
-            davidson_loss(column, pairs.members, pairs.tied, pairs.weights * seen[pairs.owners], log_nu)
-            for column, seen in each
+            davidson_loss(column, pairs.members, pairs.tied, pairs.weights * seen[pairs.owners], nu)
+            for (column, seen), nu in zip(each, log_nu, strict=True)
         ]
     else:
         pairs = pair_tensors(groups, step_weight, scores.device)
@@ -212,29 +247,67 @@ def ranking_loss(
     return torch.stack(losses).mean()
 
 
+def step_loss(
+    scores: torch.Tensor,
+    groups: Sequence[Group],
+    copies: torch.Tensor,
+    step_weight: float,
+    options: RewardOptions,
+    log_nu: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """Return the loss of the ranking and those of the criteria, weighted, of scores (N, 1 + C, E).
+
+    A criterion's is that of its pairs. A prompt that nobody judged by it, or whose answers all got the same, adds
+    nothing: the others weigh what they would weigh beside it.
+    """
+    loss = ranking_loss(scores[:, 0], groups, copies, step_weight, options, log_nu)
+    pairs_alone = replace(options, loss="pairs", margin=0.0)
+    for place, (name, weight) in enumerate(weights_of(options.criteria).items(), start=1):
+        seen = [group.judged_on(name) for group in groups]
+        loss = loss + weight * ranking_loss(scores[:, place], seen, copies, step_weight, pairs_alone, [])
+    return loss
+
+
 def backward(
-    model: RewardModel, groups: list[Group], copies: torch.Tensor, options: RewardOptions, layout: Layout
+    model: RewardModel,
+    groups: list[Group],
+    copies: torch.Tensor,
+    options: RewardOptions,
+    layout: Layout,
+    member: int = 0,
 ) -> tuple[dict[str, float], int]:
-    """Add the gradients of one step and return its figures and the tokens forwarded."""
+    """Add the gradients of one step of a member and return its figures and the tokens forwarded."""
     step_weight = sum(group.weight for group in groups)
-    pair_weight = sum(group.weight for group in groups if group.pairs)
-    totals = dict.fromkeys(("loss", "accuracy", "margin"), 0.0)
+    criteria = model.names[1:]
+    views = {name: [group.judged_on(name) for group in groups] for name in criteria}
+    pair_weights = {
+        name: sum(group.weight for group in seen if group.pairs) for name, seen in {RANKING: groups, **views}.items()
+    }
+    log_nu = [] if model.log_nu is None else [model.log_nu[member]] * options.heads
+    totals: dict[str, float] = defaultdict(float)
     tokens = 0
     for part, batch in layout.batches([group.tree for group in groups]):
-        here = [groups[i] for i in part]
         with layout.device.autocast():
-            scores = model(batch)
-        loss = ranking_loss(model, scores, here, copies[part], step_weight, options)
+            scores = model.by_name(model(batch, member))
+        here = [groups[i] for i in part]
+        loss = step_loss(scores, here, copies[part], step_weight, options, log_nu)
+        for key, value in figures(scores[:, 0].detach().mean(dim=1), here, pair_weights[RANKING]).items():
+            totals[key] += value
+        for place, name in enumerate(criteria, start=1):
+            seen = [views[name][i] for i in part]
+            found = figures(scores[:, place].detach().mean(dim=1), seen, pair_weights[name])
+            if found:
+                totals[f"accuracy_on_{name}"] += found["accuracy"]
         torch.autograd.backward(loss)
         totals["loss"] += loss.item()
-        for key, value in figures(scores.detach().mean(dim=1), here, pair_weight).items():
-            totals[key] += value
         tokens += batch.tokens
-    return totals, tokens
+    return dict(totals), tokens
 
 
 def figures(scores: torch.Tensor, groups: Sequence[Group], step_weight: float) -> dict[str, float]:
     """Return the share of pairs ranked right and the mean difference of pairs, of scores (N,) on all their groups."""
+    if step_weight == 0:  # a step of answers that no ranking tells apart, only criteria
+        return {}
     pairs = pair_tensors(groups, step_weight, scores.device)
     better, worse = scores[pairs.members].unbind(dim=1)
     return {
@@ -244,8 +317,8 @@ def figures(scores: torch.Tensor, groups: Sequence[Group], step_weight: float) -
 
 
 def score_groups(model: RewardModel, groups: Sequence[Group], layout: Layout) -> list[torch.Tensor]:
-    """Return the scores (K, E) of each group's completions."""
-    return layout.repeat(partial(reward_model.score_heads, model, [group.tree for group in groups], layout))
+    """Return the scores (K, L) of each group's completions."""
+    return layout.repeat(partial(reward_model.score_all, model, [group.tree for group in groups], layout))
 
 
 def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[Tree], layout: Layout) -> None:
@@ -258,7 +331,7 @@ def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[
 
     def raw(trees: Sequence[Tree]) -> torch.Tensor:
         some = trees[:: -(-len(trees) // NORMALISER_ANSWERS)]
-        return torch.cat(layout.repeat(partial(reward_model.score_heads, model, some, layout)))
+        return torch.cat(layout.repeat(partial(reward_model.score_all, model, some, layout)))
 
     of_answers = raw(answers)
     mean = raw(references).mean(dim=0) if references else of_answers.mean(dim=0)
@@ -269,15 +342,37 @@ def normalise(model: RewardModel, references: Sequence[Tree], answers: Sequence[
 def judge(
     model: RewardModel, groups: Sequence[Group], scores: Sequence[torch.Tensor], options: RewardOptions
 ) -> dict[str, float]:
-    """Return the held-out figures of scores (K, E): loss as in training, share of pairs ranked right, mean margin."""
-    flat = torch.cat(list(scores)).to(model.mean.device)
+    """Return the held-out figures of scores (K, L): loss as in training, share of pairs ranked right, mean margin."""
+    by_ranking = [model.ranking(values) for values in scores]
+    flat = model.by_name(torch.cat(list(scores)).to(model.mean.device) * model.std)
     step_weight = sum(group.weight for group in groups)
-    everything = torch.ones(len(groups), options.heads, device=flat.device)
+    everything = torch.ones(len(groups), model.size, device=flat.device)
+    log_nu = [] if model.log_nu is None else [nu for nu in model.log_nu for _ in range(options.heads)]
     with torch.no_grad():
-        loss = ranking_loss(model, flat, groups, everything, step_weight, options)
-    found = figures(flat.mean(dim=1), groups, step_weight)
-    rate = agreement.hits(groups, [values.mean(dim=1) for values in scores]).rate
-    return {"held_out_loss": loss.item(), "held_out_accuracy": rate, "held_out_margin": found["margin"]}
+        loss = step_loss(flat, groups, everything, step_weight, options, log_nu)
+    found = figures(flat[:, 0].mean(dim=1), groups, step_weight)
+    rate = agreement.hits(groups, [values.mean(dim=1) for values in by_ranking]).rate
+    on_criteria = by_criterion(model, groups, scores)
+    return {
+        "held_out_loss": loss.item(),
+        "held_out_accuracy": rate,
+        "held_out_margin": found["margin"],
+        **{f"held_out_accuracy_on_{name}": hits.rate for name, hits in on_criteria.items()},
+    }
+
+
+def by_criterion(
+    model: RewardModel, groups: Sequence[Group], scores: Sequence[torch.Tensor]
+) -> dict[str, agreement.Hits]:
+    """Return how far each criterion's heads agree with what labelers said by it, where they told answers apart."""
+    found = {}
+    for place, name in enumerate(model.names[1:], start=1):
+        seen = [group.judged_on(name) for group in groups]
+        own = [values[:, place * model.size : (place + 1) * model.size].mean(dim=1) for values in scores]
+        hits = agreement.hits(seen, own)
+        if hits.counted:
+            found[name] = hits
+    return found
 
 
 def describe(

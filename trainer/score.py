@@ -46,14 +46,14 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         for first in range(0, len(tasks), TASKS_A_STEP):
             if stop.requested:
                 return EXIT_STOPPED
-            found = reward_model.score_heads(model, trees[first : first + TASKS_A_STEP], layout)
+            found = reward_model.score_all(model, trees[first : first + TASKS_A_STEP], layout)
             for task, values in zip(tasks[first : first + TASKS_A_STEP], found, strict=True):
-                scores.append(describe(task.id, values * model.std.cpu()))
+                scores.append(describe(task.id, model.ranking(values).cpu()))
             metrics.write(len(scores), total_steps=len(tasks), peak_memory_mb=device.peak_memory_mb())
 
     # 3. Scores, report.
     write_jsonl(run_dir / "scores.jsonl", list(scores))
-    heads = len(model.mean)
+    heads = model.size
     report.write(
         run_dir,
         config,

@@ -40,7 +40,8 @@ FIRST: dict[str, dict[str, str]] = {
     "rloo": {"learning_rate": "0.00003", "batch_size": "16"},
 }
 MAIN = (
-    "learning_rate", "batch_size", "epochs", "iterations", "loss", "turns", "margin", "heads", "beta",
+    "learning_rate", "batch_size", "epochs", "iterations", "loss", "turns", "margin", "heads", "models",
+    "criteria", "reward_mix", "beta",
     "label_smoothing", "length_normalised", "nll_weight", "kl_coefficient", "answers_per_prompt", "samples_per_prompt",
     "temperature", "max_new_tokens", "lora_rank", "max_length", "precision", "seed",
 )  # fmt: skip
@@ -62,6 +63,7 @@ LABELS = {
     "beta2": "Beta 2",
     "checkpoint_steps": "Steps between checkpoints",
     "grad_clip": "Gradient clipping",
+    "criteria": "Criteria",
     "heads": "Heads (ensemble)",
     "kl_in": "KL in",
     "lora_rank": "LoRA rank",
@@ -69,6 +71,7 @@ LABELS = {
     "lora_targets": "LoRA layers",
     "max_length": "Longest text",
     "max_new_tokens": "Longest answer",
+    "models": "Models (ensemble)",
     "nll_weight": "NLL weight",
     "samples_per_prompt": "Answers each",
     "sampling_batch_size": "Answers at once",
@@ -85,6 +88,8 @@ HINTS = {
     "max_length": "Prompt and answer together, in tokens.",
     "max_new_tokens": "In tokens.",
     "lora_targets": "Names, with commas between them.",
+    "criteria": "As in the guidelines: helpful, honest=0.5. Empty: none.",
+    "reward_mix": "As in: ranking, honest=0.5. Empty: the ranking, or what the reward model was trained with.",
 }
 
 

@@ -45,6 +45,8 @@ COLUMNS = {
                           "acceptable": "how many of the first groups are acceptable, or null",
                           "labeler": "pseudonym", "weight": "number", "split": "train or held_out"},
 }  # fmt: skip
+JUDGED = {"judgements": "[{criterion: number, true or false}], one a completion; on lines where anything was judged"}
+"""A column of the comparisons, in projects whose guidelines ask about single answers."""
 
 
 GATHERED = 256
@@ -124,7 +126,9 @@ def write(moment: Session, project: Project, folder: Path, ledger_folder: Path, 
         "split_rule": SPLIT_RULE,
         "held_out_fraction": project.held_out_fraction,
         "filters": FILTERS,
-        "columns": COLUMNS,
+        "columns": {**COLUMNS, "comparisons.jsonl": COLUMNS["comparisons.jsonl"] | JUDGED}
+        if tally.judged()
+        else COLUMNS,
         "guidelines": _guidelines(moment, project, tally),
         **tally.facts(),
         "adjudicated": standing.adjudicated(moment, project.id)

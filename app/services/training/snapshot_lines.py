@@ -163,6 +163,7 @@ def _comparisons_statement(project: Project) -> Select[Any]:
             cast(Ranking.groups, Text),
             func.array_to_json(Ranking.strengths),
             Ranking.acceptable,
+            cast(Ranking.judgements, Text),
             Task.round,
             answers.c.policies,
             literal_column(_RANKING_ENTRY),
@@ -188,26 +189,29 @@ def comparisons(moment: Session, project: Project, labelers: dict[bytes, bytes],
         found = []
         for row in rows:
             _, _, _, user, version, judge, origin, dataset, texts, ids = row[:10]
-            groups, strengths, acceptable, round_number, policies, ledger = row[10:]
+            groups, strengths, acceptable, said_of_each, round_number, policies, ledger = row[10:]
             ranking, size, has_ties = _shape(_places(groups, ids))
             labeler = labelers[user]
             weight, weighed = weight_of(round_number, policies)
             weights[weighed] += 1
             answers[Answer("comparisons", labeler, version, judge, split)] += 1
+            judged = _judged(said_of_each, ids)
+            line_on = split if acceptable else b""
             judgements[
-                Judgement(size, has_ties, _says_how_much(strengths), origin, dataset, split if acceptable else b"")
+                Judgement(size, has_ties, _says_how_much(strengths), origin, dataset, line_on, judged != b"")
             ] += 1
             entry = _entry(position, split, labeler, judge, ledger)
-            found.append((texts, labeler, ranking, strengths or b"null", acceptable or b"null", weight, entry))
-        # Whatever is equal in all of the first six is one line or the other; the ledger's id settles the rest.
+            said = (strengths or b"null", acceptable or b"null", judged)
+            found.append((texts, labeler, ranking, *said, weight, entry))
+        # Whatever is equal in all of the first seven is one line or the other; the ledger's id settles the rest.
         found.sort()
         lines = Lines([], [item[-1] for item in found])
-        for texts, name, ranking, strengths, acceptable, weight, _ in found:
+        for texts, name, ranking, strengths, acceptable, judged, weight, _ in found:
             number += 1
             lines.data.append(
-                b'{"acceptable":%s,"completions":%s,"id":"c%06d","labeler":"%s","messages":%s,"ranking":%s,'
+                b'{"acceptable":%s,"completions":%s,"id":"c%06d",%s"labeler":"%s","messages":%s,"ranking":%s,'
                 b'"split":"%s","strengths":%s,"weight":%s}\n'
-                % (acceptable, texts, number, name, messages, ranking, split, strengths, weight)
+                % (acceptable, texts, number, judged, name, messages, ranking, split, strengths, weight)
             )
         yield lines
 
@@ -242,6 +246,21 @@ def _places(groups: bytes, ids: bytes) -> bytes:
     for place, item in enumerate(ids[1:-1].split(b",")):
         groups = groups.replace(item, _PLACES[place])
     return groups
+
+
+def _judged(said_of_each: bytes, ids: bytes) -> bytes:
+    """Return the member of a line that holds what was judged of single completions, with a comma; nothing without any.
+
+    Texts that labelers wrote are for people: only numbers and yes or no are kept.
+    """
+    if said_of_each == b"{}":
+        return b""
+    by_id = json.loads(said_of_each)
+    judged = [
+        {key: value for key, value in by_id.get(item, {}).items() if not isinstance(value, str)}
+        for item in json.loads(ids)
+    ]
+    return b'"judgements":%s,' % records.canonical(judged) if any(judged) else b""
 
 
 @lru_cache(maxsize=1 << 16)

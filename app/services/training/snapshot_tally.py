@@ -23,7 +23,10 @@ class Answer(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a ranking holds: answers ranked, ties, strengths, where it comes from, its split if a line is drawn."""
+    """What a ranking holds: answers ranked, ties, strengths, where it comes from, its split if a line is drawn.
+
+    `is_judged` says whether the labeler judged single answers by criteria, too.
+    """
 
     size: int
     has_ties: bool
@@ -31,6 +34,7 @@ class Judgement(NamedTuple):
     origin: bytes
     dataset: bytes
     line_on: bytes
+    is_judged: bool
 
 
 class Tally:
@@ -81,6 +85,10 @@ class Tally:
         """Return how many rankings have this origin."""
         return sum(count for judgement, count in self.judgements.items() if judgement.origin.decode() == origin)
 
+    def judged(self) -> bool:
+        """Return whether any answer was judged by a criterion."""
+        return any(judgement.is_judged for judgement in self.judgements)
+
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of answers and rankings. A count of nothing is left out where it always was."""
         labelers: dict[str, Counter[str]] = defaultdict(Counter)
@@ -97,6 +105,8 @@ class Tally:
             counts["origins"][judgement.origin.decode()] += count
             counts["holds"]["with ties"] += count * judgement.has_ties
             counts["holds"]["with strengths"] += count * judgement.has_strengths
+            if judgement.is_judged:
+                counts["holds"]["with judgements"] += count
             if judgement.dataset:
                 counts["datasets"][judgement.dataset.decode()] += count
         shown = {name: dict(sorted(found.items())) for name, found in counts.items()}

@@ -63,6 +63,37 @@ def test_the_files_hold_the_rankings_with_their_ties(people: tuple[Project, User
     assert manifest["held_out_fraction"] == project.held_out_fraction
 
 
+def test_what_was_judged_of_single_answers_stands_by_their_places_and_texts_stay_behind(
+    people: tuple[Project, User, User, User],
+) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        [prompt] = make_prompts(session, project, ["Tea or coffee?"])
+        task = make_task(session, prompt, ["Tea.", "Coffee.", "Both."])
+        _, coffee, both = map(str, completion_ids(session, task))
+        judged = {both: {"helpful": 6, "harmful": False, "why": 'both, as "said"\nbefore'}, coffee: {"helpful": 2}}
+        rank(session, task, ada, [[2], [1], [0]], judgements=judged)
+        rank(session, task, bob, [[0], [1], [2]], judgements={coffee: {"why": "bitter"}})
+    snapshot = freeze(project, admin)
+    path = Path(snapshot.uri) / "comparisons.jsonl"
+    assert {row.ranking[0]: row.judgements for row in read_comparisons(path)} == {
+        (2,): ({}, {"helpful": 2.0}, {"helpful": 6.0, "harmful": 0.0}),
+        (0,): (),
+    }
+    assert b"bitter" not in path.read_bytes()
+    assert path.read_bytes().count(b"judgements") == 1
+    assert snapshot.manifest["rankings_hold"]["with judgements"] == 1
+    assert "judgements" in snapshot.manifest["columns"]["comparisons.jsonl"]
+
+
+def test_a_snapshot_without_judgements_says_nothing_of_them(people: tuple[Project, User, User, User]) -> None:
+    project, admin, ada, _ = people
+    with transaction() as session:
+        fill_project(session, project, [ada], ["One?"])
+    snapshot = freeze(project, admin)
+    assert all(b"judgements" not in path.read_bytes() for path in Path(snapshot.uri).glob("*.json*"))
+
+
 def test_labelers_appear_under_pseudonyms_only(people: tuple[Project, User, User, User]) -> None:
     project, admin, ada, bob = people
     with transaction() as session:

@@ -1,0 +1,139 @@
+"""Whether cost grows with the data: the reward model's whole command on 100 to 100,000 comparisons.
+
+A tiny random Llama and short texts; the same number of updates on each size, each in a process of its own. What is
+compared: tokens a second of a step (of CPU time), and the process's peak of memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.trainer.builders import build_tokenizer
+from trainer.records import Comparison, Message, split_of, write_jsonl, write_manifest
+
+SIZES = (100, 1_000, 10_000, 100_000)
+STEPS, ANSWERS = 40, 4
+WORDS = ("so", "it", "is", "not", "more", "than", "what", "one", "would", "like")
+
+
+def main() -> None:
+    """Measure each size and print a table with the ratios to the smallest."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        save_model(model)
+        for size in SIZES:
+            rows.append(measure(Path(folder) / str(size), model, size))
+            print(json.dumps(rows[-1]), flush=True)
+    table = Table("comparisons", "data, MiB", "tokens a CPU second", "CPU s before the first step", "peak memory, MiB")
+    for row in rows:
+        table.add_row(
+            f"{row['comparisons']:,}",
+            f"{row['megabytes']:.1f}",
+            f"{row['speed']:.0f} ({row['speed'] / rows[0]['speed']:.2f})",
+            f"{row['start']:.1f}",
+            f"{row['memory']:.0f} ({row['memory'] / rows[0]['memory']:.2f})",
+        )
+    Console(width=120).print(table)
+
+
+def save_model(folder: Path) -> None:
+    """Save a random Llama of two layers."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def comparisons(count: int) -> Iterator[Comparison]:
+    """Yield rankings of four answers, prompts of about 80 and answers of about 40 characters."""
+    draw = random.Random(0)
+
+    def say(words: int) -> str:
+        return " ".join(draw.choices(WORDS, k=words))
+
+    for number in range(count):
+        messages = (Message("user", f"{say(20)} {number}"),)
+        order = tuple((place,) for place in draw.sample(range(ANSWERS), ANSWERS))
+        # The held-out split is small in number, not in share: judging it is no part of what is measured.
+        split = split_of(messages, 20 / count)
+        yield Comparison(f"c{number}", messages, tuple(say(10) for _ in range(ANSWERS)), order, split=split)
+
+
+def measure(folder: Path, model: Path, size: int) -> dict[str, Any]:
+    """Run the command on a data set of this size in a process of its own and return what it took."""
+    write_jsonl(folder / "data" / "comparisons.jsonl", comparisons(size))
+    write_manifest(folder / "data")
+    optim = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1000, "max_steps": STEPS}
+    run = {
+        "run_id": f"growth-{size}",
+        "method": "reward",
+        "model": str(model),
+        "device": "cpu",
+        "precision": "float32",
+        "checkpoint_steps": STEPS,
+        "options": {"optim": optim},
+    }
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    command = [sys.executable, "-m", "bench.growth", str(folder)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    megabytes = (folder / "data" / "comparisons.jsonl").stat().st_size / 2**20
+    return {"comparisons": size, "megabytes": round(megabytes, 1), **found}
+
+
+def train(folder: str) -> None:
+    """Train in this process and print what it took, as JSON."""
+    from trainer import __main__ as trainer
+    from trainer import optim
+
+    steps: list[float] = []
+    update = optim.update
+
+    def timed(*arguments: Any) -> tuple[float, float]:
+        found = update(*arguments)
+        steps.append(time.process_time())
+        return found
+
+    optim.update = timed  # type: ignore[assignment]  # the end of each step, in the process's own time
+    torch.set_num_threads(1)
+    began = time.process_time()
+    if trainer.main(["reward", "--run", folder]):
+        sys.exit("the run failed")
+    lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    tokens = [json.loads(line)["tokens"] for line in lines]
+    seconds = [after - before for before, after in itertools.pairwise(steps)]
+    speed = statistics.median(count / took for count, took in zip(tokens[1:], seconds, strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({"speed": round(speed), "start": round(steps[0] - began, 1), "memory": round(peak)}))
+
+
+if __name__ == "__main__":
+    train(sys.argv[1])
