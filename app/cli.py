@@ -253,48 +253,61 @@ def export_rankings(
 
 @app.command("import")
 def import_file(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file, as it is or gzip.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="The file, as it is or gzip; or hub:owner/name[:part], a data set of Hugging Face."
+        ),
     ],
     project: Annotated[str, typer.Option(help="Name of the project that gets it.")],
     by: Annotated[str, typer.Option(help="E-mail of the admin who does it; the audit log names them.")],
-    format_name: Annotated[str, typer.Option("--format", help="Its format; docs/imports.md lists them.")] = "plackett",
+    format_name: Annotated[
+        str, typer.Option("--format", help="Its format; docs/imports.md lists them. Default: its first line tells.")
+    ] = "detect",
     dataset: Annotated[str, typer.Option(help="Where it comes from; default: the file's name.")] = "",
     judge: Annotated[Judge | None, typer.Option(help="What judged or wrote; default: what is usual.")] = None,
 ) -> None:
     """Import rankings, demonstrations or prompts from elsewhere, all or nothing. A file a second time adds nothing."""
     settings = _settings()
-    from app import db
+    from app import db, downloads
     from app.embedded import access
     from app.services.accounts import accounts
     from app.services.data import intake
     from app.services.projects import projects
 
     with (
+        downloads.local(source, console) as found,
         access.database_for_command(settings),
-        file.open("rb") as opened,
         console.status("Importing …"),
         db.transaction() as session,
     ):
-        report = intake.import_file(
-            session,
-            projects.named(session, project),
-            accounts.admin_named(session, by),
-            opened,
-            format_name=format_name,
-            dataset=dataset or file.name,
-            judge=None if judge is None else "ai" if judge is Judge.AI else "human",
-        )
-    console.print(report.sentence())
-    for count, what in (
-        (report.duplicates_in_file, "stood in the file before"),
-        (report.duplicates_in_project, "stood in the project before"),
-        (report.left_out, "lines were left out"),
-    ):
-        if count:
-            console.print(f"{count:,} {what}.")
-    for line in report.left_out_lines:
-        console.print(f"  {line}", style="dim")
+        reports = []
+        for file in found.files:
+            with file.open("rb") as opened:
+                reports.append(
+                    intake.import_file(
+                        session,
+                        projects.named(session, project),
+                        accounts.admin_named(session, by),
+                        opened,
+                        format_name=format_name,
+                        dataset=dataset or found.name,
+                        judge=None if judge is None else "ai" if judge is Judge.AI else "human",
+                    )
+                )
+    for file, report in zip(found.files, reports, strict=True):
+        if len(reports) > 1:
+            console.print(f"[bold]{file.name}[/bold]")
+        console.print(report.sentence())
+        for count, what in (
+            (report.duplicates_in_file, "stood in the file before"),
+            (report.duplicates_in_project, "stood in the project before"),
+            (report.left_out, "lines were left out"),
+        ):
+            if count:
+                console.print(f"{count:,} {what}.")
+        for line in report.left_out_lines:
+            console.print(f"  {line}", style="dim")
 
 
 @app.command()

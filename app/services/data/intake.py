@@ -90,6 +90,7 @@ def import_file(
     audit.record(
         session, user, "file.imported", "project", project.id, dataset=name, format=of.name, added=report.added
     )
+    session.execute(text("DROP TABLE staged"))  # another file may follow in the same transaction
     session.flush()
     return report
 
