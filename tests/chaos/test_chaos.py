@@ -41,9 +41,10 @@ DEEP_EVERY = 15
 AT_WORK_SECONDS = 240.0
 GAP_SECONDS = (0.1, 0.4)
 DRAIN_SECONDS = 600.0
+FOUND_SECONDS = 180.0
 TOLD_EVERY = 50  # faults
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 
 class Chaos:
@@ -206,7 +207,7 @@ def test_without_the_fence_the_judge_finds_stale_writes(chaos: Callable[..., Cha
     world = chaos(names=("one",), CHAOS_NO_FENCE="1")  # one run, so that the other worker is free to take it over
     found: list[str] = []
     world.strike_at_work("faint worker at work")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + FOUND_SECONDS
     while not found and time.monotonic() < deadline:
         world.stack.look_after()
         time.sleep(0.2)
