@@ -278,7 +278,7 @@ def import_file(
     with (
         downloads.local(source, console) as found,
         access.database_for_command(settings),
-        console.status("Importing …"),
+        commands.progress("Importing") as told,
         db.transaction() as session,
     ):
         reports = []
@@ -293,6 +293,7 @@ def import_file(
                         format_name=format_name,
                         dataset=dataset or found.name,
                         judge=None if judge is None else "ai" if judge is Judge.AI else "human",
+                        told=told,
                     )
                 )
     for file, report in zip(found.files, reports, strict=True):

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -28,6 +29,7 @@ from app.errors import InvalidInputError, PlackettError
 RETRIES = 3
 PIECE_BYTES = 8 << 20
 _TIMEOUT = httpx.Timeout(30, read=300)
+_LOOK_SECONDS = 1.0
 
 Told = Callable[[int], None]
 """Is told how many bytes have come so far."""
@@ -202,8 +204,23 @@ class Client:
         asked = {"format": format_name, "dataset": dataset, **({"judge": judge} if judge else {})}
         answer = self._http.post(f"{where}/import", params=asked, timeout=None)
         _check(answer)
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            return self.outcome(answer.headers["Location"])
         report: dict[str, Any] = answer.json()
         return report
+
+    def outcome(self, job: str) -> dict[str, Any]:
+        """Wait for the end of a job and return its result; a refusal names its lines in `details`."""
+        while True:
+            answer = self._http.get(job)
+            _check(answer)
+            found = answer.json()
+            if found["state"] == "succeeded":
+                result: dict[str, Any] = found["result"]
+                return result
+            if found["state"] == "failed":
+                raise InvalidInputError(str(found["reason"]), details=tuple(found["details"]))
+            time.sleep(_LOOK_SECONDS)
 
     def forget(self, where: str) -> None:
         """Delete a file that was sent and not imported."""

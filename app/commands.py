@@ -7,7 +7,7 @@ commands for the reason that `app.cli` gives.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -63,8 +63,8 @@ def create_snapshot(project: ProjectOption, by: ByOption) -> None:
     from app.services.projects import projects
     from app.services.training import snapshots
 
-    with console.status("Freezing …"), _session() as session:
-        made = snapshots.create(session, projects.named(session, project), accounts.admin_named(session, by))
+    with progress("Freezing") as told, _session() as session:
+        made = snapshots.create(session, projects.named(session, project), accounts.admin_named(session, by), told)
         number, folder = made.number, made.uri
     console.print(f"Snapshot {number}: {folder}", soft_wrap=True)
 
@@ -244,6 +244,17 @@ def revoke_token(
     with _session() as session:
         tokens.revoke(session, found, accounts.admin_named(session, by))
     console.print("The token is revoked.")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar on the terminal, from 0 to 1; elsewhere nothing is shown."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(what, total=1.0)
+        yield lambda part: shown.update(task, completed=part)
 
 
 @contextmanager

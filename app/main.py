@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api import answers as api_answers
 from app.api import exports, imports, problems, snapshot_diffs, uploads
+from app.api import jobs as api_jobs
 from app.api import models as api_models
 from app.api import projects as api_projects
 from app.api import prompts as api_prompts
@@ -39,6 +40,7 @@ from app.routes import (
     guidelines,
     health,
     home,
+    jobs,
     labeling,
     lineage,
     people,
@@ -84,6 +86,7 @@ ROUTERS = (
     desk.router,
     snapshots.router,
     import_pages.router,
+    jobs.router,
     runs.router,
     run_curves.router,
     registry.router,
@@ -106,6 +109,7 @@ ROUTERS = (
     exports.router,
     imports.router,
     uploads.router,
+    api_jobs.router,
     snapshot_diffs.router,
 )
 

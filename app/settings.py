@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     session_absolute_days: int = 7
     max_form_bytes: int = 1 << 20
     max_import_bytes: int = 64 << 20
+    import_at_once_bytes: int = Field(default=1 << 20, description="a worker imports files that are larger")
+    freeze_at_once_rows: int = Field(default=5_000, description="a worker freezes what has more prompts and answers")
     database_pool_size: int = Field(default=12, description="four more than the sessions the web uses at once")
     statement_timeout_ms: int = 5_000
     lock_timeout_ms: int = 2_000

@@ -29,6 +29,7 @@ from app.models import (
     Completion,
     Demonstration,
     GuidelineVersion,
+    Job,
     ModelVersion,
     Pipeline,
     PipelineStage,
@@ -104,6 +105,7 @@ def _chat(session: Session, project: Project, labeler: User) -> None:
     )
     session.flush()
     session.add(Upload(project_id=project.id, size=100, created_by=project.created_by))
+    session.add(Job(project_id=project.id, kind="snapshot", created_by=project.created_by))
     session.add(ChatTurn(chat_id=chat.id, number=1, message="Hello?", guideline_version_id=guideline.id))
     session.flush()
 
@@ -155,6 +157,7 @@ def _ids(session: Session, project_id: UUID) -> dict[str, UUID]:
         "snapshot_id": first(Snapshot.id, Snapshot.project_id == project_id),
         "other_id": first(Snapshot.id, Snapshot.project_id == project_id),
         "upload_id": first(Upload.id, Upload.project_id == project_id),
+        "job_id": first(Job.id, Job.project_id == project_id),
         "schedule_id": first(Schedule.id, Schedule.project_id == project_id),
         "pipeline_id": first(Pipeline.id, Pipeline.project_id == project_id),
         "run_id": first(Run.id, Run.project_id == project_id),

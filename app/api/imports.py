@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
-from typing import Annotated, BinaryIO, Literal, get_args
+from typing import Annotated, Any, BinaryIO, Literal, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.callers import ImportCaller
+from app.api.jobs import ACCEPTED, accepted
 from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
-from app.services.data import import_rows, intake
+from app.services.data import import_rows, intake, jobs
 from app.services.data.formats.catalog import READ, Source
 from app.services.projects import projects
 
@@ -69,6 +70,8 @@ async def body(request: Request) -> AsyncIterator[BinaryIO]:
 
 @router.post(
     "",
+    response_model=ImportOut,
+    responses=ACCEPTED,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -82,13 +85,20 @@ def import_file(
     session: SessionDep,
     caller: ImportCaller,
     asked: Annotated[ImportQuery, Query()],
-) -> ImportOut:
+) -> Any:
     """Store what the file holds, as it is or compressed with gzip; one bad line and nothing is stored.
 
-    Sending a file again adds nothing, so it is safe to repeat a request whose answer got lost.
+    Sending a file again adds nothing, so it is safe to repeat a request whose answer got lost. A large file is answered
+    with 202 and a job, whose outcome is the report or says what is wrong, by line number.
     """
     caller.require_project(project_id)
     project = projects.get(session, project_id)
+    if jobs.is_long_import(file):
+        user = tokens.maker(session, caller)
+        job = jobs.ask_import_of(
+            session, project, user, file, format_name=asked.format, dataset=asked.dataset, judge=asked.judge
+        )
+        return accepted(session, job)
     report = intake.import_file(
         session,
         project,

@@ -10,12 +10,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.api.callers import RunsCaller, SnapshotsCaller
+from app.api.jobs import ACCEPTED, location, shown
 from app.api.once import OnceDep
 from app.api.problems import PROBLEMS, WRITES
 from app.api.schemas import Closed, Page, PageQuery, page
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import training
+from app.services.data import jobs
 from app.services.projects import projects
 from app.services.training import snapshots
 
@@ -47,14 +49,22 @@ def list_snapshots(
     return page(asked, SnapshotOut, lambda part: training.snapshots(session, project_id, part), project_id)
 
 
-@router.post("/projects/{project_id}/snapshots", responses=WRITES, status_code=201, response_model=SnapshotOut)
+@router.post(
+    "/projects/{project_id}/snapshots", responses=WRITES | ACCEPTED, status_code=201, response_model=SnapshotOut
+)
 def freeze(project_id: UUID, session: SessionDep, caller: SnapshotsCaller, once: OnceDep) -> Response:
-    """Freeze what counts now. When nothing has changed since, the answer is the snapshot that is there."""
+    """Freeze what counts now. When nothing has changed since, the answer is the snapshot that is there.
+
+    Where there is much to freeze the answer is 202 and a job; the snapshot then holds what counts when a worker begins.
+    """
     caller.require_project(project_id)
     project = projects.get(session, project_id)
+    if jobs.is_long_snapshot(session, project):
+        job = jobs.ask_snapshot(session, project, tokens.maker(session, caller))
+        return once.answer(shown(session, job), 202, Location=location(job))
     made = snapshots.create(session, project, tokens.maker(session, caller))
-    shown = SnapshotOut(**training.snapshot(session, made.id))
-    return once.answer(shown, 201, Location=f"/api/v1/snapshots/{made.id}")
+    found = SnapshotOut(**training.snapshot(session, made.id))
+    return once.answer(found, 201, Location=f"/api/v1/snapshots/{made.id}")
 
 
 @router.get("/snapshots/{snapshot_id}")

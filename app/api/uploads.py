@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from app.api.callers import ImportCaller
 from app.api.imports import ImportOut, ImportQuery, body
+from app.api.jobs import ACCEPTED, accepted
 from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
-from app.services.data import intake, uploads
+from app.services.data import intake, jobs, uploads
 from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1", responses=WRITES, tags=["import"])
@@ -76,14 +77,23 @@ def forget(upload_id: UUID, session: SessionDep, caller: ImportCaller) -> Respon
     return Response(status_code=204, headers=_HEADERS)
 
 
-@router.post("/uploads/{upload_id}/import")
+@router.post("/uploads/{upload_id}/import", response_model=ImportOut, responses=ACCEPTED)
 def import_upload(
     upload_id: UUID, session: SessionDep, caller: ImportCaller, asked: Annotated[ImportQuery, Query()]
-) -> ImportOut:
-    """Import the file, all or nothing, and delete it once it is stored. A refused one is kept for a day."""
+) -> Any:
+    """Import the file, all or nothing, and delete it once it is stored. A refused one is kept for a day.
+
+    A large file is answered with 202 and a job; asking again while that waits or runs is answered with the same job.
+    """
     caller.require_project(uploads.get(session, upload_id).project_id)
     upload = uploads.get(session, upload_id, for_update=True)
     with uploads.whole(upload).open("rb") as file:
+        if jobs.is_long_import(file):
+            user = tokens.maker(session, caller)
+            job = jobs.ask_import(
+                session, upload, user, format_name=asked.format, dataset=asked.dataset, judge=asked.judge
+            )
+            return accepted(session, job)
         report = intake.import_file(
             session,
             projects.get(session, upload.project_id),

@@ -6,7 +6,7 @@ from app.models.chat import Chat, ChatAnswer, ChatModel, ChatSettings, ChatTurn
 from app.models.desk import Draft, Flag, GuidelineRead, Membership, Quarantine
 from app.models.evaluation import BlindEvaluation, Gate, GateVerdict, Promotion
 from app.models.hooks import Webhook, WebhookDelivery
-from app.models.importing import Import, Upload
+from app.models.importing import Import, Job, Upload
 from app.models.labeling import (
     Assignment,
     Completion,
@@ -55,6 +55,7 @@ __all__ = [
     "IdempotencyKey",
     "Import",
     "Invitation",
+    "Job",
     "Membership",
     "ModelVersion",
     "Occurrence",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -14,8 +14,8 @@ from starlette.responses import Response
 from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
 from app.errors import InvalidInputError
-from app.models import Import, Project
-from app.services.data import import_rows, intake
+from app.models import Import, Job, Project
+from app.services.data import import_rows, intake, jobs
 from app.services.data.formats.catalog import READ, Source
 from app.services.projects import projects
 from app.templating import redirect, render
@@ -42,6 +42,7 @@ class ImportPage:
     choices: Mapping[str, Mapping[str, str]]
     values: Mapping[str, str]
     earlier: Sequence[tuple[Import, str]]
+    unfinished: Sequence[Job]
     problem: str | None = None
     details: Sequence[str] = ()
 
@@ -91,19 +92,23 @@ def import_file(
     session: SessionDep,
     sent: Annotated[SentFile, Depends(sent_file)],
 ) -> Response:
-    """Import a file, all or nothing, and lead to the report."""
+    """Import a file, all or nothing, and lead to the report; for a large file to a page that says how far it is."""
     project = projects.get(session, project_id)
     if sent.file is None:
         return _form(request, session, project, sent.values, InvalidInputError("Choose a file."))
+    format_name = sent.values["format"]
+    dataset = sent.values["dataset"] or sent.name[: import_rows.MAX_NAME]
+    judge: Literal["human", "ai"] | None = (
+        "ai" if sent.values["judge"] == "ai" else "human" if sent.values["judge"] == "human" else None
+    )
     try:
+        if jobs.is_long_import(sent.file):
+            job = jobs.ask_import_of(
+                session, project, user, sent.file, format_name=format_name, dataset=dataset, judge=judge
+            )
+            return redirect(f"/projects/{project.id}/jobs/{job.id}")
         report = intake.import_file(
-            session,
-            project,
-            user,
-            sent.file,
-            format_name=sent.values["format"],
-            dataset=sent.values["dataset"] or sent.name[: import_rows.MAX_NAME],
-            judge="ai" if sent.values["judge"] == "ai" else "human" if sent.values["judge"] == "human" else None,
+            session, project, user, sent.file, format_name=format_name, dataset=dataset, judge=judge
         )
     except InvalidInputError as error:
         # What was read stands in a temporary table alone, which ends with this transaction.
@@ -135,6 +140,7 @@ def _form(
         CHOICES,
         {name: values.get(name, "") for name in _FIELDS},
         intake.of_project(session, project.id),
+        jobs.unfinished(session, project.id, "import"),
         error.message if error else None,
         error.details if error else (),
     )

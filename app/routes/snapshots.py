@@ -11,7 +11,8 @@ from starlette.responses import FileResponse, Response
 
 from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
-from app.models import Project, Snapshot
+from app.models import Job, Project, Snapshot
+from app.services.data import jobs
 from app.services.projects import projects
 from app.services.training import data_cards, snapshot_diffs, snapshots
 from app.services.training.snapshot_diffs import Difference
@@ -26,6 +27,7 @@ class SnapshotsPage:
 
     project: Project
     snapshots: Sequence[Snapshot]
+    unfinished: Sequence[Job]
     may_change: bool
 
 
@@ -61,13 +63,20 @@ def list_snapshots(request: Request, session: SessionDep, user: ReviewerUser, pr
     """List a project's snapshots."""
     project = projects.get(session, project_id)
     found = snapshots.of_project(session, project.id)
-    return render(request, "snapshots/list.html", SnapshotsPage(project, found, user.role == "admin"))
+    waiting = jobs.unfinished(session, project.id, "snapshot")
+    return render(request, "snapshots/list.html", SnapshotsPage(project, found, waiting, user.role == "admin"))
 
 
 @router.post("/projects/{project_id}/snapshots")
 def freeze(session: SessionDep, admin: AdminUser, project_id: UUID) -> Response:
-    """Freeze what is counted now. Without new answers this leads to the newest snapshot there is."""
-    snapshot = snapshots.create(session, projects.get(session, project_id), admin)
+    """Freeze what is counted now. Without new answers this leads to the newest snapshot there is.
+
+    Where there is much to freeze, a worker does it, and this leads to a page that says how far it is.
+    """
+    project = projects.get(session, project_id)
+    if jobs.is_long_snapshot(session, project):
+        return redirect(f"/projects/{project.id}/jobs/{jobs.ask_snapshot(session, project, admin).id}")
+    snapshot = snapshots.create(session, project, admin)
     return redirect(f"/snapshots/{snapshot.id}", done="snapshot-ready")
 
 

@@ -23,13 +23,14 @@ from app.db import after_commit, reading, transaction
 from app.queue import DEFAULT_QUEUE, GPU_QUEUE, celery, gpu_queue, ring
 from app.services.accounts import access
 from app.services.api import repeats
+from app.services.data import jobs
 from app.services.evaluation import blind
 from app.services.hooks import deliveries, outbox
 from app.services.labeling import assignments, drafts
 from app.services.quality import quality, quality_figures
 from app.services.training import devices, run_states, workers
 from app.settings import get_settings
-from app.worker import rounds
+from app.worker import job_child, rounds
 from app.worker.hooks import deliver
 from app.worker.supervise import supervise
 
@@ -74,6 +75,10 @@ def tick() -> None:
         quality.forget_old(session)
         if quality.request_due(session):
             after_commit(session, partial(ring, quality.TASK, DEFAULT_QUEUE))
+    with transaction() as session:
+        jobs.expire(session)
+        if jobs.is_due(session):
+            after_commit(session, partial(ring, jobs.TASK, DEFAULT_QUEUE))
     rounds.look()
     with transaction() as session:
         if deliveries.is_due(session):
@@ -94,6 +99,12 @@ def webhooks() -> None:
     """Send the webhooks that are due, until none is."""
     while deliver():
         pass
+
+
+@celery.task(name=jobs.TASK)
+def data_jobs() -> None:
+    """Have the snapshots and imports that wait made, by a process beside this worker, whose ticks go on meanwhile."""
+    job_child.ensure()
 
 
 @celery.task(name=quality.TASK)
@@ -124,6 +135,7 @@ def _computed(past: Session, project_id: UUID) -> tuple[dict[str, Any] | None, s
 def _drain(**_: Any) -> None:
     """A worker that was asked to stop lets its trainer save a checkpoint and gives the run back."""
     _draining.set()
+    job_child.ask_to_stop()
 
 
 @heartbeat_sent.connect

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from io import BytesIO
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import func, null, select, update
 
 from app import db
-from app.models import Assignment, AuditEvent, Project, Task, User, Webhook, WebhookDelivery
+from app.models import Assignment, AuditEvent, Job, Project, Task, User, Webhook, WebhookDelivery
 from app.services.accounts import accounts
 from app.services.data import intake
 from app.services.labeling import assignments, flags
@@ -41,6 +42,7 @@ NOT_PAGES = {
     "/models": "sends on to a project's models",
     "/rounds/{pipeline_id}/live": "a fragment of the page of a round",
     "/runs/{run_id}/live": "a fragment of the page of a run",
+    "/projects/{project_id}/jobs/{job_id}/live": "a fragment of the page of a job",
     "/runs/{run_id}/curves/live": "a fragment of the page of curves",
     "/runs/{run_id}/plots/{name}": "a picture",
     "/schedules/next": "a fragment of the form of a schedule",
@@ -129,6 +131,25 @@ def import_rankings(studio: Studio) -> str:
         ).import_id
 
 
+def running_job(studio: Studio) -> UUID:
+    """Return the id of an import that a worker is in the middle of."""
+    with db.transaction() as session:
+        job = Job(
+            project_id=studio.project.id,
+            kind="import",
+            state="running",
+            asked={"dataset": "hh-rlhf", "format": "hh", "judge": None},
+            attempt=1,
+            progress=0.42,
+            lease_until=func.clock_timestamp() + timedelta(hours=1),
+            started_at=func.clock_timestamp() - timedelta(minutes=3),
+            created_by=studio.admin.id,
+        )
+        session.add(job)
+        session.flush()
+        return job.id
+
+
 def later_snapshot(studio: Studio) -> UUID:
     """Freeze what has come since the studio's snapshot, one demonstration more, and return its id."""
     with db.transaction() as session:
@@ -204,6 +225,7 @@ def pages_of(
         "import": (admin, f"{project}/prompts/import"),
         "imported": (admin, f"{project}/prompts/imported/{imported}"),
         "import rankings": (admin, f"{project}/import"),
+        "job": (admin, f"{project}/jobs/{running_job(studio)}"),
         "imported rankings": (admin, f"{project}/imports/{import_rankings(studio)}"),
         "guidelines": (admin, f"{project}/guidelines"),
         "tasks": (admin, f"{project}/tasks"),

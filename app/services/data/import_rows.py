@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -77,10 +77,19 @@ def copying(session: Session, columns: str) -> Iterator[Any]:
         yield copy
 
 
-def run(session: Session, steps: Mapping[str, str], values: Mapping[str, UUID]) -> Counter[str]:
-    """Run the statements in their order and return how many rows each wrote; each is given the values it names."""
+def run(
+    session: Session,
+    steps: Mapping[str, str],
+    values: Mapping[str, UUID],
+    told: Callable[[float], None] = lambda _part: None,
+) -> Counter[str]:
+    """Run the statements in their order and return how many rows each wrote; each is given the values it names.
+
+    `told` hears before each which part is done, from 0 to 1.
+    """
     counts: Counter[str] = Counter()
-    for step, statement in steps.items():
+    for number, (step, statement) in enumerate(steps.items()):
+        told(number / len(steps))
         used = {name: value for name, value in values.items() if f":{name}" in statement}
         counts[step] = session.execute(text(statement), used).rowcount  # type: ignore[attr-defined]  # of a cursor
     return counts

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -18,7 +19,11 @@ from app.services.data.formats.catalog import Format, Source, named_to_read
 from app.services.data.import_files import Reading
 from app.services.projects import projects
 
+T = TypeVar("T")
+
 LISTED = 20
+_LOOK_EVERY = 256
+_READING_PART = 0.4  # of the time is spent on reading; the rest goes into the tables
 DETECT = "detect"
 """Stands for a format where the file's first line shall tell."""
 
@@ -59,19 +64,18 @@ def import_file(
     format_name: str,
     dataset: str,
     judge: Literal["human", "ai"] | None = None,
+    told: Callable[[float], None] = lambda _part: None,
 ) -> Report:
     """Store what a file holds and return what became of it. `judge` is what judged or wrote it, if that is not usual.
 
+    `told` hears again and again which part is done, from 0 to 1.
     Raises `InvalidInputError` with a line for each problem, and stores nothing, when any line cannot be taken.
     """
-    of = named_to_read(_told(file) if format_name == DETECT else format_name)
-    name = " ".join(dataset.split())
-    if not 1 <= len(name) <= import_rows.MAX_NAME or not name.isprintable():
-        raise InvalidInputError(f"Name where the file comes from, in 1 to {import_rows.MAX_NAME} characters.")
+    of, name = checked(file, format_name, dataset)
     said = judge or ("ai" if of.judge == "ai" else "human")
     session.execute(text("SET LOCAL statement_timeout = 0"))
     reading = Reading()
-    labelers = _stage(session, project, name, file, of, reading)
+    labelers = _stage(session, project, name, file, of, reading, told)
     if reading.problem_count:
         raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
     # The project's row is the lock that gives each prompt its place; labelers' answers need not wait for it.
@@ -81,7 +85,10 @@ def import_file(
     session.flush()
     import_rows.add_labelers(session, name, labelers)
     version = import_rows.guideline_version(session, project, user)
-    counts = import_rows.run(session, _STEPS[of.of], {"project": project.id, "import": made.id, "version": version})
+    values = {"project": project.id, "import": made.id, "version": version}
+    counts = import_rows.run(
+        session, _STEPS[of.of], values, lambda part: told(_READING_PART + (1 - _READING_PART) * part)
+    )
     report = Report(
         of.of, counts[_ADDED[of.of]], counts["prompts"], counts["completions"], len(labelers), counts["twice"],
         counts["known"], reading.left_out_count, tuple(reading.left_out), str(made.id),
@@ -103,15 +110,45 @@ _STEPS: Mapping[Source, Mapping[str, str]] = {
 _ADDED: Mapping[Source, str] = {"rankings": "rankings", "demonstrations": "demonstrations", "prompts": "prompts_taken"}
 
 
+def checked(file: BinaryIO, format_name: str, dataset: str) -> tuple[Format, str]:
+    """Return a file's format and the name of its source; raise `InvalidInputError` for what cannot be one."""
+    of = named_to_read(_detected(file) if format_name == DETECT else format_name)
+    name = " ".join(dataset.split())
+    if not 1 <= len(name) <= import_rows.MAX_NAME or not name.isprintable():
+        raise InvalidInputError(f"Name where the file comes from, in 1 to {import_rows.MAX_NAME} characters.")
+    return of, name
+
+
 def _stage(
-    session: Session, project: Project, name: str, file: BinaryIO, of: Format, reading: Reading
+    session: Session,
+    project: Project,
+    name: str,
+    file: BinaryIO,
+    of: Format,
+    reading: Reading,
+    told: Callable[[float], None],
 ) -> dict[str, UUID]:
+    size = max(1, file.seek(0, io.SEEK_END))
+    file.seek(0)
+
+    def look() -> None:
+        told(min(1.0, file.tell() / size) * _READING_PART)
+
     if of.of == "rankings":
-        return ranking_imports.stage(session, project, name, import_files.records(file, of, reading), reading)
-    return conversation_imports.stage(session, project, name, import_files.conversations(file, of, reading), reading)
+        found = _watched(import_files.records(file, of, reading), look)
+        return ranking_imports.stage(session, project, name, found, reading)
+    talks = _watched(import_files.conversations(file, of, reading), look)
+    return conversation_imports.stage(session, project, name, talks, reading)
 
 
-def _told(file: BinaryIO) -> str:
+def _watched(found: Iterable[T], look: Callable[[], None]) -> Iterator[T]:
+    for number, item in enumerate(found):
+        if number % _LOOK_EVERY == 0:
+            look()
+        yield item
+
+
+def _detected(file: BinaryIO) -> str:
     found = import_files.detected(file)
     if found is None:
         raise InvalidInputError("The first line does not tell which format this is; choose it.")

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from app.db import after_commit
 from app.errors import ConflictError, InvalidInputError, NotFoundError, TooLargeError
-from app.models import Project, Upload, User
+from app.models import Job, Project, Upload, User
 from app.services.data import import_files
-from app.services.projects import projects
 from app.settings import get_settings
 
 MOST = 8
@@ -31,9 +30,10 @@ def create(session: Session, project: Project, user: User, size: int) -> Upload:
     """Begin a file of so many bytes; what was begun more than a day ago is forgotten."""
     if not 1 <= size <= import_files.MAX_BYTES:
         raise TooLargeError(f"A file has from 1 byte to {import_files.MAX_BYTES >> 30} GiB; split it.")
-    projects.lock(session, project.id)  # so that two at once see each other's count
+    # So that two at once see each other's count. Not the project's row: an import holds that for as long as it takes.
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"uploads {project.id}", 0))))
     for old in session.scalars(
-        select(Upload).where(Upload.created_at < func.clock_timestamp() - timedelta(hours=KEPT_HOURS))
+        select(Upload).where(Upload.created_at < func.clock_timestamp() - timedelta(hours=KEPT_HOURS), ~_is_wanted())
     ):
         remove(session, old)
     count = session.scalar(select(func.count()).where(Upload.project_id == project.id)) or 0
@@ -85,11 +85,17 @@ def whole(upload: Upload) -> Path:
 
 
 def remove(session: Session, upload: Upload) -> None:
-    """Forget an upload, and its file once that is certain."""
+    """Forget an upload, and its file once that is certain; raise `ConflictError` while a worker is to import it."""
+    if session.scalar(select(_is_wanted()).where(Upload.id == upload.id)):
+        raise ConflictError("This file is being imported; it can be deleted once that is over.")
     path = path_of(upload)
     session.delete(upload)
     session.flush()
     after_commit(session, lambda: path.unlink(missing_ok=True))
+
+
+def _is_wanted() -> ColumnElement[bool]:
+    return exists().where(Job.upload_id == Upload.id, Job.state.in_(("queued", "running")))
 
 
 def path_of(upload: Upload) -> Path:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.db import reading
 from app.errors import InvalidInputError, NotFoundError, UnavailableError
-from app.models import Demonstration, Project, Ranking, Snapshot, Task, User
+from app.models import Demonstration, Project, Prompt, Ranking, Snapshot, Task, User
 from app.services.accounts import audit
 from app.services.data import ledgers
 from app.services.hooks import outbox
@@ -34,18 +34,28 @@ from trainer import records
 CARD = "card.md"
 _BEAT_SECONDS = 15
 
+Told = Callable[[float], None]
+"""Hears which part of a piece of work is done, from 0 to 1."""
 
-def create(session: Session, project: Project, user: User) -> Snapshot:
-    """Freeze what is counted and committed now, and return the snapshot; the existing one if nothing has changed."""
+
+def create(session: Session, project: Project, user: User, told: Told = lambda _part: None) -> Snapshot:
+    """Freeze what is counted and committed now, and return the snapshot; the existing one if nothing has changed.
+
+    `told` hears again and again which part of the work is done, from 0 to 1.
+    """
     settings = get_settings()
     with reading() as moment:
         if not _has_answers(moment, project):
             raise InvalidInputError(
                 "There is nothing to freeze yet: the project has no counted ranking and no demonstration."
             )
-        folder, manifest, written = _write(
-            moment, project, settings.snapshots_dir, settings.ledgers_dir, _beat(session)
-        )
+        beat, most = _beat(session), max(1, rows_in(moment, project))
+
+        def wrote(lines: int) -> None:
+            beat()
+            told(min(1.0, lines / most))
+
+        folder, manifest, written = _write(moment, project, settings.snapshots_dir, settings.ledgers_dir, wrote)
     try:
         uri = artifacts.publish(folder, folder.name)
     except artifacts.StoreError as error:
@@ -118,6 +128,16 @@ def file_of(snapshot: Snapshot, name: str) -> Path:
     return path
 
 
+def rows_in(session: Session, project: Project, limit: int | None = None) -> int:
+    """Return how many prompts and answers a project has, or `limit` where it has as many: what freezing must read."""
+    counted = 0
+    for table in (Prompt, Ranking, Demonstration):
+        rows = select(table.id).where(table.project_id == project.id)
+        rows = rows if limit is None else rows.limit(limit - counted)
+        counted += session.scalar(select(func.count()).select_from(rows.subquery())) or 0
+    return counted
+
+
 def _has_answers(moment: Session, project: Project) -> bool:
     ranked = (
         exists()
@@ -142,14 +162,14 @@ def _beat(session: Session) -> Callable[[], None]:
 
 
 def _write(
-    moment: Session, project: Project, root: Path, ledger_root: Path, beat: Callable[[], None]
+    moment: Session, project: Project, root: Path, ledger_root: Path, wrote: Callable[[int], None]
 ) -> tuple[Path, dict[str, Any], Written]:
     """Write the files aside, flush them, and rename the folder to its hash; keep the one that is there already."""
     root.mkdir(parents=True, exist_ok=True)
     aside = root / f".{uuid4().hex}.partial"
     aside.mkdir()
     try:
-        written = snapshot_files.write(moment, project, aside, ledger_root, lambda _: beat())
+        written = snapshot_files.write(moment, project, aside, ledger_root, wrote)
         manifest = records.write_manifest(aside, written.files, **written.facts)
         sha256 = records.file_sha256(aside / "manifest.json")
         (aside / CARD).write_text(data_cards.markdown(manifest, sha256), encoding="utf-8")
