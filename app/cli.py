@@ -228,10 +228,10 @@ def export_rankings(
     """Write a project's rankings to a file in any format, over the REST API, and say what the format lost."""
     from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
-    from app.client import Client
+    from app.client import Client, reaching
 
     wanted = {"ties": ties, "file": "parquet" if parquet else "lines", **({"snapshot": snapshot} if snapshot else {})}
-    with Client(url, token) as client:
+    with reaching(url), Client(url, token) as client:
         found = next((item for item in client.projects() if project in (item["name"], item["id"])), None)
         if found is None:
             raise PlackettError(f"The token sees no project named “{project}”.")
@@ -315,11 +315,16 @@ def import_file(
 def backup(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
     """Save the database, and what files stand beside it. Prove it with `plackett restore FOLDER --verify`."""
     settings = _settings()
+    from app import db
     from app.embedded import access
     from app.embedded import backup as backups
+    from app.services.accounts import backups as noted
 
-    with access.database_for_command(settings) as url, console.status("Saving …"):
-        facts = backups.make(url, settings.var.absolute(), folder.absolute())
+    with access.database_for_command(settings) as url:
+        with console.status("Saving …"):
+            facts = backups.make(url, settings.var.absolute(), folder.absolute())
+        with db.transaction() as session:
+            noted.note_made(session, facts.dump_sha256, facts.made_at)
     console.print(f"{facts.rows:,} rows of {len(facts.tables)} tables; {len(facts.artifacts):,} files are listed.")
     console.print("Files are not copied: save snapshots/, ledgers/ and runs/ of the data folder as well.", style="dim")
 
@@ -336,7 +341,7 @@ def restore(
     from app import db
     from app.embedded import access
     from app.embedded import backup as backups
-    from app.services.accounts import audit
+    from app.services.accounts import backups as noted
 
     if not verify:
         if settings.database_url is None:
@@ -348,7 +353,7 @@ def restore(
         with console.status("Restoring into a server of its own …"):
             facts = backups.verify(folder)
         with access.database_for_command(settings), db.transaction() as session:
-            audit.record(session, None, "backup.verified", "backup", facts.dump_sha256[:16], made_at=facts.made_at)
+            noted.note_verified(session, facts.dump_sha256, facts.made_at)
         console.print(f"{facts.rows:,} rows of {len(facts.tables)} tables come back, and the application runs on them.")
     missing = backups.missing_artifacts(facts, settings.var.absolute())
     if missing:
@@ -364,6 +369,7 @@ def version() -> None:
 def _settings(*, host: str | None = None, port: int | None = None, var: Path | None = None) -> Settings:
     """Return the settings, with what the command line says put on top of the environment for us and our children."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     for field, value in (("HOST", host), ("PORT", port), ("VAR", var and var.absolute())):
         if value is not None:
@@ -371,6 +377,8 @@ def _settings(*, host: str | None = None, port: int | None = None, var: Path | N
     get_settings.cache_clear()
     try:
         return get_settings()
+    except SettingsError as error:  # of its causes nothing is told: they may repeat what stands there
+        raise PlackettError(f"A setting in the environment or in .env cannot be read ({error}).") from None
     except ValidationError as error:
         # A variable's name is its field's with our prefix; the two names without a prefix are upper-case already.
         names = [str(problem["loc"][0]) for problem in error.errors()]

@@ -24,7 +24,7 @@ from uuid import UUID
 
 import httpx
 
-from app.errors import InvalidInputError, PlackettError
+from app.errors import InvalidInputError, PlackettError, UnavailableError
 
 RETRIES = 3
 PIECE_BYTES = 8 << 20
@@ -33,6 +33,15 @@ _LOOK_SECONDS = 1.0
 
 Told = Callable[[int], None]
 """Is told how many bytes have come so far."""
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn a server that cannot be reached into a sentence, for the command line."""
+    try:
+        yield
+    except httpx.TransportError:
+        raise UnavailableError(f"The server at {url} does not answer: check the address, or try again.") from None
 
 
 class Client:

@@ -56,7 +56,8 @@ def normalise_url(url: str) -> str:
     for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
-    raise SetupError(f"DATABASE_URL must start with postgresql://, not {url.split(':', 1)[0]!r}.")
+    scheme, is_address, _ = url.partition("://")  # what is no address at all may be a password by mistake
+    raise SetupError(f"DATABASE_URL must start with postgresql://{f', not {scheme}://' if is_address else ''}.")
 
 
 # A server that has vanished from the network is noticed in half a minute, not in the two hours that systems wait.
@@ -75,6 +76,7 @@ def make_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = 0, 
         max_overflow=0,
         pool_timeout=2,
         pool_pre_ping=True,
+        hide_parameters=True,  # they are people's words and the hashes of secrets, and errors end in logs
         connect_args={"options": options, "connect_timeout": 5, **NOTICE_SILENCE},
     )
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import latency, logs
 from app.error_pages import BROKEN, error_response
 from app.errors import TooLargeError
 
@@ -64,6 +65,10 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         request_id = secrets.token_hex(8)
+        with logs.context(request_id=request_id), latency.request():
+            await self._serve(scope, receive, send, request_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         scope.setdefault("state", {})["request_id"] = request_id
         started_at = time.perf_counter()
         status = 0
@@ -88,7 +93,9 @@ class Envelope:
             await response(scope, receive, send_wrapped)
         finally:
             milliseconds = (time.perf_counter() - started_at) * 1000
-            logger.info("%s %s %d %.0f ms %s", scope["method"], _route(scope), status, milliseconds, request_id)
+            method, route = scope["method"], _route(scope)
+            told = logs.fields(method=method, route=route, status=status, milliseconds=round(milliseconds, 1))
+            logger.info("%s %s %d %.0f ms", method, route, status, milliseconds, extra=told)
 
 
 def _route(scope: Scope) -> str:

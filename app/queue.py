@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from celery import Celery
+from celery.signals import setup_logging, task_postrun, task_prerun
 from kombu import pools
 from kombu.exceptions import OperationalError
 
+from app import logs
 from app.settings import get_settings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,22 @@ def make_celery() -> Celery:
 celery = make_celery()
 
 
+@setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    """Log as all our processes do, in the place of Celery's own way."""
+    logs.configure("beat" if "beat" in sys.argv else "gpu-worker" if GPU_QUEUE in sys.argv else "worker")
+
+
+@task_prerun.connect
+def _name_job(task_id: str, task: Any, **_: Any) -> None:
+    logs.bind({"job_id": task_id, "job": task.name})
+
+
+@task_postrun.connect
+def _forget_job(**_: Any) -> None:
+    logs.bind({})
+
+
 def reset_broker() -> None:
     """Follow a `REDIS_URL` that has changed since this module was imported."""
     celery.conf.update(broker_url=broker_url(get_settings().redis_url or DEFAULT_REDIS_URL))
@@ -76,7 +95,7 @@ def worker_command(queue: str) -> list[str]:
     termination signal reaches the code that hands the run back, and no fork ever copies a database connection.
     """
     return [
-        *(sys.executable, "-m", "celery", "-A", "app.queue", "worker", "--queues", queue, "--pool", "solo"),
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "app.queue", "worker", "--queues", queue, "--pool", "solo"),
         *("--hostname", f"{queue}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO"),
     ]
 
@@ -84,7 +103,7 @@ def worker_command(queue: str) -> list[str]:
 def beat_command(schedule_file: Path) -> list[str]:
     """Return the command that starts beat. Its file may be lost: what is due is decided in Postgres."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "app.queue", "beat", "--loglevel", "INFO"),
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "app.queue", "beat", "--loglevel", "INFO"),
         *("--schedule", str(schedule_file), "--pidfile", ""),
     ]
 

@@ -11,6 +11,7 @@ import re
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -27,7 +28,7 @@ class Endpoint(BaseModel):
     The key stands here or, better, in the environment variable that `api_key_env` names. It goes to this address only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     base_url: str
     api_key_env: str | None = None
@@ -67,13 +68,18 @@ class Endpoint(BaseModel):
 class Settings(BaseSettings):
     """Everything an operator may set. Sizes are bytes, times are seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="PLACKETT_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PLACKETT_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
     var: Path = Field(default=Path("var"), description="where the embedded stack keeps its data")
     host: str = "127.0.0.1"
     port: int = 8000
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="how processes log: text on a terminal, else a line of JSON for each event"
+    )
     secure_cookies: bool = Field(
         default=False,
         description="true behind HTTPS: `__Host-` prefix and the Secure flag on the session cookie",
@@ -115,6 +121,9 @@ class Settings(BaseSettings):
     )
     webhook_networks: list[IPv4Network | IPv6Network] = Field(
         default=[], description="private networks that webhooks may reach, beside the public internet"
+    )
+    backup_warning_days: int = Field(
+        default=8, ge=1, description="without a verified restore in so many days, admins are warned"
     )
     metrics_token: SecretStr | None = Field(
         default=None, min_length=16, description="what Prometheus sends as its bearer token; unset: no /metrics"

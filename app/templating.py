@@ -54,6 +54,7 @@ _NAV = {
         ("Work", "/work"),
         ("People", "/people"),
         ("API tokens", "/tokens"),
+        ("Operations", "/operations"),
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from app.errors import SetupError
 
 LOG_BYTES = 10 << 20
+TELLING = ("FATAL", "Error", "ERROR", '"level": "error"', '"level": "critical"')
 
 
 class ChildProcess:
@@ -129,5 +131,15 @@ class ChildProcess:
                 lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
         except OSError:
             return ""
-        telling = [line for line in lines if "FATAL" in line or "Error" in line or "ERROR" in line]
-        return (telling or [line for line in lines if line] or [""])[-1][-300:]
+        telling = [line for line in lines if any(word in line for word in TELLING)]
+        return _told((telling or [line for line in lines if line] or [""])[-1])[-300:]
+
+
+def _told(line: str) -> str:
+    """Return what a line says, be it one of ours in JSON or anybody's text."""
+    try:
+        event = json.loads(line)
+        last = str(event.get("traceback", "")).strip().rpartition("\n")[2]
+        return last or str(event["event"])
+    except (ValueError, KeyError, AttributeError):
+        return line

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
+from app import logs
 from app.errors import SetupError
 
 APPLICATION = "app.main:app"
@@ -51,14 +50,9 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def log_config() -> dict[str, Any]:
-    """Return uvicorn's logging, with the application's own lines beside the server's."""
-    loggers = {**LOGGING_CONFIG["loggers"], "app": {"handlers": ["default"], "level": "INFO", "propagate": False}}
-    return {**LOGGING_CONFIG, "loggers": loggers}
-
-
 def serve(bound: socket.socket, workers: int = 1) -> bool:
     """Serve until SIGTERM or SIGINT; return whether the server came up at all."""
+    logs.configure("web")
     config = uvicorn.Config(
         APPLICATION,
         workers=workers,
@@ -67,7 +61,7 @@ def serve(bound: socket.socket, workers: int = 1) -> bool:
         # The server's own access log would write addresses out, and an invitation's address is its secret. The
         # application logs a line for each request instead, with the route's pattern.
         access_log=False,
-        log_config=log_config(),
+        log_config=logs.config("web"),  # for the workers that it starts
     )
     if workers > 1:
         Multiprocess(config, sockets=[bound]).run()

@@ -21,6 +21,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Request
 from starlette.responses import Response, StreamingResponse
 
+from app import latency
 from app.auth import SignedIn, page_router
 from app.db import SessionDep
 from app.errors import InvalidInputError, PlackettError
@@ -160,6 +161,7 @@ def choose(
     def act() -> None:
         fields = {"choice": filled.choice, "reason": filled.reason}
         chats.judge(session, chat_id, user, number, fields, filled.go_on)
+        latency.note_submit(session)
 
     return _done(request, session, user, chat_id, act, filled)
 

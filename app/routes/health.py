@@ -6,6 +6,7 @@ import hmac
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app import latency
 from app.auth import guard
 from app.db import SessionDep
 from app.errors import ForbiddenError, NotFoundError
@@ -45,5 +46,5 @@ def knows_the_metrics_token(request: Request) -> None:
 
 @router.get("/metrics", dependencies=[Depends(knows_the_metrics_token)])
 def metrics(session: SessionDep) -> Response:
-    """Answer Prometheus. Every web process gives the same figures, which come from Postgres."""
-    return Response(figures.exposition(figures.gauges(session)), media_type=figures.CONTENT_TYPE)
+    """Answer Prometheus; every web process of a host gives the same figures."""
+    return Response(figures.exposition(figures.gauges(session), latency.submits()), media_type=figures.CONTENT_TYPE)

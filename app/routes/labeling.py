@@ -24,6 +24,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app import latency
 from app.auth import SignedIn, page_router
 from app.db import SessionDep
 from app.done import DONE
@@ -237,6 +238,7 @@ def _submit(
     try:
         submit_id, fields = _read(sent)
         stored = store(session, assignment_id, user, submit_id, fields)
+        latency.note_submit(session)
     except (InvalidInputError, ConflictError) as error:
         return _refused(request, session, user, assignment_id, error, dict(sent))
     return _go_on(request, session, user, stored.assignment, _saved(stored))

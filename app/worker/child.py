@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from app.settings import get_settings
+
 PR_SET_PDEATHSIG = 1
 LOCK_FILE = "lock"
 LOG_FILE = "log.txt"
@@ -112,7 +114,8 @@ class Child:
 
 def trainer_environment() -> dict[str, str]:
     """Return this process's environment without what the trainer need not know."""
-    known = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
+    hidden = (*HIDDEN, *(one.api_key_env for one in get_settings().endpoints.values() if one.api_key_env))
+    known = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     return known | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from threading import Thread
 from typing import Generic, TypeVar
 
@@ -15,6 +16,7 @@ class Errand(Thread, Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__(daemon=True)
         self._work = work
+        self._context = copy_context()  # so that its log lines name the run as well
         self._result: T | None = None
         self._error: BaseException | None = None
         self.start()
@@ -22,7 +24,7 @@ class Errand(Thread, Generic[T]):
     def run(self) -> None:
         """Do the work and keep what came of it."""
         try:
-            self._result = self._work()
+            self._result = self._context.run(self._work)
         except BaseException as error:  # noqa: BLE001 # raised again by `settle`, in the thread that asked
             self._error = error
 

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from app import logs
 from app.db import transaction
 from app.errors import PlackettError
 from app.models import Run
@@ -72,10 +73,11 @@ def supervise(run_id: UUID, worker: str, drain: Event, trainer: tuple[str, ...] 
             logger.info("run %s is not to be taken", run_id)
             return
         workers.seen(session, worker)
-    try:
-        _Attempt(lease, worker, drain, trainer, settings, claimed).carry_out()
-    except (LostLeaseError, NewerAttemptError):
-        logger.warning("run %s: lease with fence %s is lost; nothing more is written", run_id, lease.fence)
+    with logs.context(run_id=str(run_id), fence=lease.fence, attempt=lease.attempt):
+        try:
+            _Attempt(lease, worker, drain, trainer, settings, claimed).carry_out()
+        except (LostLeaseError, NewerAttemptError):
+            logger.warning("run %s: lease with fence %s is lost; nothing more is written", run_id, lease.fence)
 
 
 class _Attempt:
@@ -101,8 +103,7 @@ class _Attempt:
         try:
             child = self._start()
             if child is None:
-                reason = "The worker was stopped before it began; another one takes over."
-                self._write(lambda session: run_states.give_back(session, self.lease, reason, None))
+                self._give_back("The worker was stopped before it began; another one takes over.", None)
                 return
             ended = self._watch(child)
         except RecordError as error:
@@ -126,6 +127,7 @@ class _Attempt:
         self.watch = CheckpointWatch(self.folder, plan.checkpoints, artifacts.publish)
         training = self._on_cluster(plan.gpus) if self.settings.ray_address else self._here(plan.gpus)
         self.pid = training.pid
+        logger.info("the trainer has started", extra=logs.fields(method=self.method, gpus=plan.gpus, trainer=self.pid))
         return training
 
     def _here(self, gpus: int) -> Child:
@@ -230,9 +232,10 @@ class _Attempt:
             self._finish()
         elif stop is Stop.CANCEL:
             self._write(lambda session: run_states.confirm_cancel(session, self.lease, code))
+            logger.info("the run is cancelled", extra=logs.fields(exit_code=code))
         elif stop is Stop.DRAIN or (code == EXIT_STOPPED and stop is None):
             reason = "The worker was stopped; another one takes over." if stop else "The trainer was asked to stop."
-            self._write(lambda session: run_states.give_back(session, self.lease, reason, code))
+            self._give_back(reason, code)
         elif stop is Stop.TOO_LONG:
             hours = self.settings.run_wall_seconds / 3600
             self._fail(f"The run took longer than the {hours:g} hours an attempt may last.", code)
@@ -266,6 +269,7 @@ class _Attempt:
         except (RecordError, PlackettError) as error:
             self._fail(str(error), EXIT_DONE)
         else:
+            logger.info("the run has succeeded")
             self._tidy()
 
     def _tidy(self) -> None:
@@ -279,12 +283,18 @@ class _Attempt:
         except (*OUTAGES, OSError) as error:
             logger.warning("run %s: its checkpoints stay in the store: %s", self.lease.run_id, error)
 
+    def _give_back(self, reason: str, code: int | None) -> None:
+        self._write(lambda session: run_states.give_back(session, self.lease, reason, code))
+        logger.info("the run is given back: %s", reason, extra=logs.fields(exit_code=code))
+
     def _fail(self, reason: str, code: int | None) -> None:
         self._write(lambda session: run_states.fail(session, self.lease, reason, code))
+        logger.warning("the run has failed: %s", reason, extra=logs.fields(exit_code=code))
 
     def _retry(self, reason: str, code: int | None) -> None:
         pause = self.settings.run_retry_seconds
         self._write(lambda session: run_states.retry(session, self.lease, reason, code, pause))
+        logger.warning("the attempt has ended, the run is tried again: %s", reason, extra=logs.fields(exit_code=code))
 
     def _write(self, change: Callable[[Session], T]) -> T:
         """Make one change, however long Postgres is away: the fence says if it comes too late. No child runs now."""

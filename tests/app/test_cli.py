@@ -25,9 +25,15 @@ PLACKETT = [sys.executable, "-m", "app.cli"]
 PASSWORD = "correct staple horse battery"
 
 
-def plackett(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def plackett(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PLACKETT, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=120
+        [*PLACKETT, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | environment,
     )
 
 
@@ -159,3 +165,27 @@ def test_help_loads_nothing_heavy_and_the_web_application_loads_no_torch():
         subprocess.run([sys.executable, "-c", program], check=True)
     assert "create-admin" in plackett("--help").stdout
     assert plackett("version").stdout.startswith("plackett 0.")
+
+
+def test_no_secret_of_the_settings_comes_out_of_a_command_that_cannot_use_them(database: str) -> None:
+    # Of the second, psycopg's own sentence would repeat a part.
+    key, elsewhere, password = "canary-key-5a1", "canary/else#where-77", "canary-password-5a1"
+    token = f"pkt_{'1' * 16}_{'d' * 64}"
+    name = ("create-admin", "--email", "c@example.org", "--name", "C", "--password-stdin")
+    export = ("export", "x.jsonl", "--project", "none", "--url", "http://127.0.0.1:9")
+    assert plackett(*name, stdin=password + "\n").returncode == 0
+    assert_refused(plackett(*name, stdin=password + "\n"), "There is an account")
+    for command, sentence, environment in (
+        (("migrate",), "cannot be used", {"DATABASE_URL": f"postgresql://me:{key}@127.0.0.1:9/x"}),
+        (("migrate",), "cannot be used", {"DATABASE_URL": f"postgresql://me:{elsewhere}@127.0.0.1/x"}),
+        (("migrate",), "not mysql://", {"DATABASE_URL": f"mysql://me:{key}@127.0.0.1/x"}),
+        (("migrate",), "must start with", {"DATABASE_URL": key}),
+        (("migrate",), "ENDPOINTS", {"PLACKETT_ENDPOINTS": f'{{"a": {{"base_url": "ftp://x", "api_key": "{key}"}}}}'}),
+        (("migrate",), "endpoints", {"PLACKETT_ENDPOINTS": f'{{"a": "{key}'}),
+        (("migrate",), "METRICS_TOKEN", {"PLACKETT_METRICS_TOKEN": key}),
+        (export, "does not answer", {"PLACKETT_TOKEN": token}),
+    ):
+        done = plackett(*command, **environment)
+        assert_refused(done, sentence)
+        for secret in (key, token, "canary", "where-77"):
+            assert secret not in done.stdout + done.stderr, environment

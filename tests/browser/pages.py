@@ -266,6 +266,7 @@ def pages_of(
         "people": (admin, "/people"),
         "tokens": (admin, "/tokens"),
         "webhooks": (admin, "/webhooks"),
+        "operations": (admin, "/operations"),
         "webhook": (admin, f"/webhooks/{webhook(studio)}"),
         "api": (admin, "/api/docs"),
         "not found": (admin, f"{project}/nowhere"),

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app import logs
 from app.db import after_commit, transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Completion, ModelVersion, Project, Prompt, Run, Snapshot, User
@@ -304,6 +305,7 @@ def announce(session: Session, run: Run) -> None:
 
 
 def _ring(run_id: UUID, queue: str) -> None:
+    logger.info("a run is queued", extra=logs.fields(run_id=str(run_id), queue=queue))
     if not ring(run_states.TASK, queue, str(run_id)):
         return
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select
@@ -31,6 +32,11 @@ def any_recent(session: Session, queue: str = GPU_QUEUE, gpus: int = 1) -> bool:
     since = func.clock_timestamp() - timedelta(seconds=RECENT_SECONDS)
     fits = Worker.queue == queue, Worker.gpus >= gpus, Worker.seen_at > since
     return bool(session.scalar(select(exists().where(*fits))))
+
+
+def listed(session: Session) -> Sequence[Worker]:
+    """Return the workers that were seen in the last days, the latest first."""
+    return session.scalars(select(Worker).order_by(Worker.seen_at.desc(), Worker.id)).all()
 
 
 def forget_old(session: Session) -> None:

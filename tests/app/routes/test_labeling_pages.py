@@ -20,7 +20,7 @@ from hostile_text import PAYLOADS, became_markup
 from labeling_world import World, add_answers, counters_are_right, expire, make_world, stored_rankings, take
 from sqlalchemy import func, select, update
 
-from app import db
+from app import db, latency
 from app.auth import cookie_name
 from app.models import Assignment, AuditEvent, Demonstration, Project, Ranking, Task, User
 from app.services.labeling import assignments, tasks
@@ -92,6 +92,15 @@ def test_a_ranking_is_saved_and_leads_to_the_next_task(desk: Desk) -> None:
     (stored,) = stored_rankings(desk.world)
     shown = [str(item) for item in stored.shown_order]
     assert stored.groups == [[shown[1]], sorted([shown[0], shown[2]])]
+
+
+def test_a_ranking_is_timed_once_it_is_stored_and_only_then(desk: Desk) -> None:
+    assert desk.send(**{**RANKS, "rank_C": "no number"}).status_code == 422
+    assert latency.submits().number == 0
+    desk.send(**RANKS)
+    found = latency.submits()
+    assert found.number == 1
+    assert 0 < found.seconds < 60
 
 
 def test_htmx_gets_the_next_task_in_the_same_round_trip(desk: Desk) -> None:
