@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -139,6 +140,21 @@ def show_run(run: Annotated[UUID, typer.Argument(help="Id of the run.")]) -> Non
         shown = {name: getattr(found, name) for name in names}
         shown |= {"model_id": service.result_id(session, found), "summary": (found.report or {}).get("summary")}
     typer.echo(_json(shown))
+
+
+@runs.command("files")
+def bring_files(
+    run: Annotated[UUID, typer.Argument(help="Id of the run.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+) -> None:
+    """Bring what a finished run leaves for people: report, plots, metrics, samples and TensorBoard's files."""
+    from app.services.training import run_files
+    from app.services.training import runs as service
+
+    with _session() as session:
+        found = service.get(session, run)
+    run_files.bring(found, folder)
+    console.print(f"They are in {folder}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
 
 
 @runs.command("start")

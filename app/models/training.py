@@ -91,6 +91,8 @@ class Run(Base):
     progress_at: Mapped[datetime | None]
     log_tail: Mapped[str] = mapped_column(server_default=text("''"))
     report: Mapped[dict[str, Any] | None]
+    # The artifact of what pages show of a finished run; null where there is no store, the files being in its folder.
+    files_uri: Mapped[str | None]
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Now]
     started_at: Mapped[datetime | None]

@@ -184,9 +184,10 @@ def cancel(session: SessionDep, admin: AdminUser, run_id: UUID) -> Response:
 def plot(session: SessionDep, _user: ReviewerUser, run_id: UUID, name: str) -> Response:
     """Send one of the report's plots; only names that the report's folder lists exist."""
     run = runs.get(session, run_id)
-    if name not in run_files.plots(run):
+    path = run_files.find(run, f"plots/{name}") if name in run_files.plots(run) else None
+    if path is None:
         raise NotFoundError("This run has no such plot.")
-    return FileResponse(run_files.folder(run) / "plots" / name, media_type="image/svg+xml", headers=PLOT_HEADERS)
+    return FileResponse(path, media_type="image/svg+xml", headers=PLOT_HEADERS)
 
 
 def _list(request: Request, session: SessionDep, user: User, project: Project | None) -> Response:

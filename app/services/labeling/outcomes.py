@@ -18,20 +18,24 @@ from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Prompt, Run
 from app.services.labeling import queue_order, tasks
-from app.services.training import artifacts, charts, registry
+from app.services.training import artifacts, charts, registry, run_files
 from app.services.training.snapshots import prompt_record
 from trainer.records import RecordError, Sample, Score, file_sha256, read_samples, read_scores, verify_manifest
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The checked results of a run; for methods that train, where the model is, and the hash of its manifest."""
+    """The checked results of a run; for methods that train, where the model is, and the hash of its manifest.
+
+    `files_uri` is where the files lie that its page shows, if there is a store.
+    """
 
     report: dict[str, Any]
     uri: str | None = None
     manifest_sha256: str | None = None
     samples: tuple[Sample, ...] = ()
     scores: tuple[Score, ...] = ()
+    files_uri: str | None = None
 
 
 def read(method: str, run_dir: Path) -> Outcome:
@@ -43,20 +47,22 @@ def read(method: str, run_dir: Path) -> Outcome:
         report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(f"report.json cannot be read: {error}.") from None
+    files = run_files.publish(run_dir)
     if method in registry.KINDS:
         final = run_dir / "final"
         verify_manifest(final)
         digest = file_sha256(final / "manifest.json")
-        return Outcome(report, artifacts.publish(final, digest), digest)
+        return Outcome(report, artifacts.publish(final, digest), digest, files_uri=files)
     if method == "sample":
-        return Outcome(report, samples=tuple(read_samples(run_dir / "samples.jsonl")))
+        return Outcome(report, samples=tuple(read_samples(run_dir / "samples.jsonl")), files_uri=files)
     if method == "score":
-        return Outcome(report, scores=tuple(read_scores(run_dir / "scores.jsonl")))
-    return Outcome(report)
+        return Outcome(report, scores=tuple(read_scores(run_dir / "scores.jsonl")), files_uri=files)
+    return Outcome(report, files_uri=files)
 
 
 def store(session: Session, run: Run, outcome: Outcome) -> None:
     """Store the outcome, in the transaction that makes the run succeeded."""
+    run.files_uri = outcome.files_uri
     summary = outcome.report.get("summary", {})
     if outcome.uri is not None and outcome.manifest_sha256 is not None:
         metrics = {key: value for key, value in summary.items() if charts.is_figure(value)}

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from threading import Lock, Thread
 from typing import IO, Any
@@ -30,7 +31,9 @@ MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
 SHA256_LENGTH = 64
 
-_fetching: set[str] = set()
+logger = logging.getLogger(__name__)
+
+_fetches: dict[str, Thread] = {}
 _lock = Lock()
 
 
@@ -55,7 +58,15 @@ def publish_folder(folder: Path) -> str:
     """Send any folder, such as a base model, to the store under a manifest made now; return its address."""
     if get_settings().artifacts is None:
         raise InvalidInputError("There is no artifact store: set PLACKETT_ARTIFACTS to its URL first.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return publish_files(folder, [path for path in folder.rglob("*") if path != folder / MANIFEST])
+
+
+def publish_files(folder: Path, paths: Iterable[Path]) -> str:
+    """Send some of a folder's files to the store under a manifest made now; return the address. Folders are left out.
+
+    Raises `StoreError`; a file that vanishes or changes meanwhile is a plain `OSError`.
+    """
+    files = sorted(path for path in paths if path.is_file())
     listed = {
         path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         for path in files
@@ -94,11 +105,25 @@ def local_or_soon(uri: str) -> Path:
     """
     if not is_stored(uri) or (_cache() / _digest(uri) / MANIFEST).is_file():
         return local(uri)
-    with _lock:
-        if uri not in _fetching:
-            _fetching.add(uri)
-            Thread(target=_fetch, args=(uri,), daemon=True).start()
+    local_within(uri, 0)
     raise ConflictError("The model is being fetched from the artifact store. Try again in a few minutes.")
+
+
+def local_within(uri: str, seconds: float) -> Path | None:
+    """As `local`, for a page: wait at most so long, and return None when it is not here then or cannot be had.
+
+    The fetching goes on, so the page has it later.
+    """
+    if is_stored(uri) and not (_cache() / _digest(uri) / MANIFEST).is_file():
+        with _lock:
+            running = _fetches.get(uri)
+            if running is None:
+                running = _fetches[uri] = Thread(target=_fetch, args=(uri,), daemon=True)
+                running.start()
+        running.join(seconds)
+        if not (_cache() / _digest(uri) / MANIFEST).is_file():
+            return None
+    return local(uri)
 
 
 def bring(uri: str, target: Path) -> None:
@@ -216,9 +241,11 @@ def _link(folder: Path, digest: str) -> None:
 def _fetch(uri: str) -> None:
     try:
         local(uri)
+    except (RecordError, OSError) as error:
+        logger.warning("%s could not be fetched: %s", uri, error)
     finally:
         with _lock:
-            _fetching.discard(uri)
+            _fetches.pop(uri, None)
 
 
 def _digest(uri: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsers import Browser, SignIn
 from run_builders import fill_project, freeze, make_project, make_user
 from sqlalchemy import select
 from supervision import World, child_pid, stored, wait_for
 
 from app import queue
 from app.db import transaction
+from app.errors import ConflictError
 from app.models import Checkpoint, ModelVersion
-from app.services.training import artifacts, registry
+from app.services.training import artifacts, registry, run_files
 from app.settings import get_settings
 from app.worker import tasks
 from trainer.records import file_sha256, verify_manifest
@@ -120,9 +123,38 @@ def test_a_run_that_lost_its_host_goes_on_from_the_store_to_the_same_model(
     assert file_sha256(found / "model.safetensors") == uninterrupted(folder, tmp_path)
 
     # What is left in the store is what somebody may still ask for.
-    kept = {stored_world.model.uri, stored_world.snapshot.uri, model.uri}
+    kept = {stored_world.model.uri, stored_world.snapshot.uri, model.uri, str(stored(run_id).files_uri)}
     store = tmp_path / "store"
     wait_for("its checkpoints to be gone", lambda: {f"artifact:{one.name}" for one in store.iterdir()} == kept)
+
+
+def test_the_page_shows_what_another_host_has_left_in_the_store(
+    stored_world: World, hosts: list[Host], tmp_path: Path, client: Browser, sign_in: SignIn
+) -> None:
+    run_id = stored_world.queue_sft(steps=4)
+    hosts.append(Host(tmp_path / "far"))
+    wait_for("the end", lambda: stored(run_id).finished_at is not None, 240)
+    run = stored(run_id)
+    assert run.state == "succeeded", run.log_tail + hosts[0].log()
+    assert not (get_settings().runs_dir / str(run_id)).exists(), "nothing of the run is here"
+    hosts[0].lose()
+
+    browser = sign_in(stored_world.admin)
+    page = browser.get(f"/runs/{run_id}").text
+    plots = re.findall(rf"/runs/{run_id}/plots/[\w.-]+\.svg", page)
+    assert plots
+    shown = browser.get(plots[0])
+    assert (shown.status_code, shown.headers["content-type"].split(";")[0]) == (200, "image/svg+xml")
+    assert "<svg" in shown.text
+    assert browser.get(f"/runs/{run_id}/plots/none.svg").status_code == 404
+
+    brought = tmp_path / "brought"
+    run_files.bring(run, brought)
+    names = {path.name for path in brought.rglob("*")}
+    assert {"report.json", "report.md", "metrics.jsonl"} <= names
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    with pytest.raises(ConflictError, match="exists already"):
+        run_files.bring(run, brought)
 
 
 def uninterrupted(folder: Path, tmp_path: Path) -> str:
