@@ -10,7 +10,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from run_builders import fake_model_folder, fill_project, freeze, make_model, make_project, rank
+from run_builders import (
+    demonstrate,
+    fake_model_folder,
+    fill_project,
+    freeze,
+    make_model,
+    make_project,
+    make_prompts,
+    make_user,
+    rank,
+)
 from sqlalchemy import func, select, text
 
 from app.db import transaction
@@ -389,6 +399,22 @@ def test_a_plot_is_an_image_that_can_run_nothing(scene: Scene) -> None:
     for name in ("..%2Frun.json", "%2e%2e/run.json", "run.json", "loss.svg%00", "other.svg"):
         assert scene.admin.get(f"/runs/{run.id}/plots/{name}").status_code == 404, name
     assert f"/runs/{run.id}/plots/loss.svg" in scene.admin.get(f"/runs/{run.id}").text
+
+
+def test_a_snapshot_of_simulated_demonstrations_alone_can_be_shown(scene: Scene) -> None:
+    with transaction() as session:
+        admin = session.scalars(select(User).where(User.role == "admin")).first()
+        assert admin is not None
+        written = make_project(session, admin, "Written only")
+        writer = make_user(session, "writer@simulated.example", "labeler", is_simulated=True)
+        for prompt in make_prompts(session, written, ["What is tea?", "What is rain?"]):
+            demonstrate(session, prompt, writer, "An answer.", is_simulated=True)
+    with transaction() as session:
+        made = freeze(session, written, admin)
+    page = scene.admin.get(f"/snapshots/{made.id}")
+    assert page.status_code == 200
+    assert "0 of the rankings and 2 of the demonstrations come from simulated labelers." in page.text
+    assert scene.admin.get(f"/snapshots/{made.id}/card").status_code == 200
 
 
 def test_a_snapshot_is_frozen_once_shown_and_downloaded(scene: Scene) -> None:
