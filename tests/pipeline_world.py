@@ -44,6 +44,28 @@ FULL: dict[str, Any] = {
     ]
 }
 SHORT: dict[str, Any] = {"stages": FULL["stages"][:2]}
+JUDGED: dict[str, Any] = {
+    "stages": [
+        {"name": "data", "kind": "snapshot"},
+        {"name": "judge", "kind": "reward", "snapshot": "data", "model": "base"},
+        {"name": "policy", "kind": "dpo", "snapshot": "data", "model": "base"},
+        {
+            "name": "exam",
+            "kind": "evaluate",
+            "snapshot": "data",
+            "policies": ["stage:policy"],
+            "reward_model": "stage:judge",
+        },
+        {
+            "name": "gate",
+            "kind": "gate",
+            "evaluation": "exam",
+            "candidates": ["stage:policy"],
+            "min_win_rate": 0.5,
+            "promote": "automatically",
+        },
+    ]
+}
 
 
 @dataclass(frozen=True)
@@ -120,3 +142,22 @@ def pipeline(pipeline_id: UUID) -> Pipeline:
 
 def by_name(pipeline_id: UUID) -> dict[str, PipelineStage]:
     return {stage.name: stage for stage in stages(pipeline_id)}
+
+
+def play_round(loop: Loop, win_rate: float) -> UUID:
+    """A whole round of `JUDGED` whose new policy wins so often, give or take a tenth."""
+    pipeline_id = loop.begin(JUDGED)
+    rounds.look()
+    loop.end_run(pipeline_id, {"held_out_accuracy": 0.7, "held_out_margin": 0.9})
+    loop.end_run(pipeline_id)
+    with transaction() as session:
+        exam = session.get_one(Run, by_name(pipeline_id)["exam"].run_id)
+        candidate, baseline = exam.config["options"]["policies"][0]["name"], exam.config["options"]["baseline"]
+    figures = {"win_rate": win_rate, "win_rate_interval": [win_rate - 0.1, win_rate + 0.1], "kl": 3.0}
+    summary = {
+        "held_out_accuracy": 0.75,
+        "held_out_accuracy_interval": [0.7, 0.8],
+        "policies": {baseline: {}, candidate: figures},
+    }
+    loop.end_run(pipeline_id, summary)
+    return pipeline_id

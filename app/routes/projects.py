@@ -18,7 +18,7 @@ from app.db import SessionDep
 from app.errors import ConflictError, InvalidInputError
 from app.forms import FormModel, Submitted, blank, form_of
 from app.models import ModelVersion, Project, Run
-from app.services.labeling import flags, leases, tasks
+from app.services.labeling import flags, leases, queue_order, tasks
 from app.services.labeling.tasks import SampledTasks
 from app.services.projects import project_overview, projects, prompts
 from app.services.projects.guidelines import MAX_GUIDELINES
@@ -26,7 +26,8 @@ from app.services.projects.project_overview import Overview
 from app.services.projects.projects import NewProject
 from app.services.projects.prompts import ImportReport, PromptPage
 from app.services.projects.questions import PRESETS, Questions
-from app.services.training import registry, run_views, runs
+from app.services.training import registry, round_figures, run_views, runs
+from app.services.training.saturation import Saturation
 from app.templating import redirect, render
 
 router = page_router("/projects")
@@ -54,7 +55,7 @@ class SampleForm(FormModel):
     """A sampling run. `form_id` makes a second click find the first click's run."""
 
     model_id: UUID
-    prompts: Literal["all", "unsampled", "held_out"] = "unsampled"
+    prompts: Literal["all", "unsampled", "train", "held_out"] = "unsampled"
     temperature: float = Field(default=0.8, ge=0, le=2, allow_inf_nan=False)
     max_new_tokens: int = Field(default=256, ge=1, le=4096)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -86,10 +87,17 @@ class NewProjectPage:
 
 @dataclass(frozen=True)
 class OverviewPage:
-    """Context of `projects/overview.html`. Some counts end at `many`."""
+    """Context of `projects/overview.html`. Some counts end at `many`.
+
+    `judge` is the newest reward model's name, or nothing; `asked_first` says in words which tasks go out first.
+    """
 
     project: Project
     overview: Overview
+    guard: Saturation
+    judge: str
+    asked_first: str
+    form_id: str
     model_choices: Sequence[tuple[UUID, str]]
     samplings: Sequence[tuple[Run, SampledTasks | None]]
     form: Submitted[SampleForm]
@@ -329,9 +337,14 @@ def _overview(
     samplings = [run for run, _ in run_views.listed(session, project.id) if run.method == "sample"]
     counts = project_overview.overview(session, project.id)
     models = registry.of_project(session, project.id, "policy")
+    judges = registry.of_project(session, project.id, "reward")
     page = OverviewPage(
         project,
         counts,
+        round_figures.guard(session, project.id),
+        judges[0].name if judges else "",
+        queue_order.ORDERS[project.queue_order].lower(),
+        str(uuid4()),
         [(model.id, _label(model)) for model in sorted(models, key=lambda model: model.state != "promoted")],
         [(run, made.get(run.id)) for run in samplings],
         form or _blank_sample_form(counts),

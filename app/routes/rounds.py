@@ -1,20 +1,23 @@
-"""Pages of rounds: a project's list, and one round as a chain of stages that follows itself while it runs."""
+"""Pages of rounds: a project's list, one round as a chain of stages that follows itself, the queue put in order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Depends, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from app.auth import AdminUser, ReviewerUser, page_router
 from app.db import SessionDep
-from app.errors import ConflictError
+from app.errors import ConflictError, InvalidInputError
+from app.forms import FormModel, Submitted, form_of
 from app.models import Pipeline, Project
 from app.services.projects import projects
-from app.services.training import pipelines, round_figures, round_pages
+from app.services.training import pipelines, registry, round_figures, round_pages, runs
 from app.services.training.round_figures import Rounds
 from app.services.training.round_pages import RoundView
 from app.templating import redirect, render
@@ -42,6 +45,12 @@ class RoundPage:
     problem: str = ""
 
 
+class OrderForm(FormModel):
+    """The wish for another order of the queue; `form_id` makes a second click find the first click's run."""
+
+    form_id: str = Field(min_length=1, max_length=64)
+
+
 @router.get("/projects/{project_id}/rounds")
 def list_rounds(request: Request, session: SessionDep, user: ReviewerUser, project_id: UUID) -> Response:
     """List a project's rounds, the newest first, with what each came to and whether they still teach."""
@@ -61,6 +70,27 @@ def show(request: Request, session: SessionDep, user: ReviewerUser, pipeline_id:
 def live(request: Request, session: SessionDep, user: ReviewerUser, pipeline_id: UUID) -> Response:
     """Return the part of the page that changes. Once the round has ended it asks for no more."""
     return render(request, "rounds/_live.html", _page(session, pipeline_id, may_change=user.role == "admin"))
+
+
+@router.post("/projects/{project_id}/order-queue")
+def order_queue(
+    session: SessionDep,
+    admin: AdminUser,
+    project_id: UUID,
+    submitted: Annotated[Submitted[OrderForm], Depends(form_of(OrderForm))],
+) -> Response:
+    """Let the newest reward model score the tasks that wait, which then change places, and lead to the run."""
+    project = projects.get(session, project_id)
+    if submitted.data is None:
+        raise InvalidInputError("Open the project's page and press its button to put the queue in order.")
+    run = runs.create_scoring_run(
+        session,
+        project,
+        admin,
+        reward_model=registry.newest_reward_model(session, project.id),
+        dedupe_key=f"order:{project.id}:{submitted.data.form_id}",
+    )
+    return redirect(f"/runs/{run.id}")
 
 
 @router.post("/rounds/{pipeline_id}/cancel")

@@ -167,6 +167,14 @@ def of_project(session: Session, project_id: UUID, kind: str | None = None) -> S
     return session.scalars(query if kind is None else query.where(ModelVersion.kind == kind)).all()
 
 
+def newest_reward_model(session: Session, project_id: UUID) -> ModelVersion:
+    """Return a project's newest reward model; raise `InvalidInputError` when it has none."""
+    found = of_project(session, project_id, "reward")
+    if not found:
+        raise InvalidInputError("The project has no reward model that could put tasks in order; train one first.")
+    return found[0]
+
+
 def usual_start(session: Session, project_id: UUID, method: str) -> UUID | None:
     """Return the policy that a run of this method usually starts from: the newest fine-tuned one, or the base."""
     policies = of_project(session, project_id, "policy")

@@ -137,6 +137,11 @@ def _notes(stage: PipelineStage) -> list[str]:
             found.append("Not passed: the policy before it stays in use.")
         for name, sentences in dict(detail.get("unmet", {})).items():
             found += [f"{name}: {sentence}" for sentence in sentences]
+    if stage.kind == "blind" and detail.get("judged"):
+        found.append(
+            f"{detail['judged']} prompts judged: the candidate wins {detail['win_rate']:.0%}, "
+            f"between {detail['low']:.0%} and {detail['high']:.0%} with 95 percent certainty."
+        )
     if "ordered" in detail:
         placed = f"{detail['ordered']} tasks share out their places anew."
         found.append(detail.get("note") or (placed if detail["ordered"] else "Tasks go out in the order they had."))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -34,7 +34,8 @@ TRAINING_METHODS = tuple(method for method in METHODS if method in registry.KIND
 SCORED_METHODS = ("ppo", "rloo")
 """Methods whose answers a reward model scores while they train."""
 
-PROMPT_CHOICES = ("all", "unsampled", "held_out")
+PROMPT_CHOICES = ("all", "unsampled", "train", "held_out")
+PROMPT_WORDS = {"unsampled": "unsampled", "train": "for training", "held_out": "held-out"}
 METHOD_NAMES = {
     "sft": "SFT",
     "reward": "Reward model",
@@ -196,19 +197,19 @@ def create_sampling_run(
     gpus: int = 1,
     **settings: Any,
 ) -> Run:
-    """Queue a run that draws K answers of `model` to each chosen prompt: `all`, the `unsampled`, or the `held_out`.
+    """Queue a run that draws K answers of `model` to each chosen prompt: `all`, `unsampled`, `train` or `held_out`.
 
     With `policies` the K answers come from these by their shares instead; `model` is then only what the run is listed
     under. The prompts are chosen now, so that importing more later does not change what the run does.
     """
     for policy in (model, *(share.model for share in policies)):
         _require_policy(project, policy)
-    chosen = [str(item) for item in session.scalars(_choose_prompts(project, prompts))]
+    chosen = [str(item) for item in session.scalars(choose_prompts(project, prompts))]
     if not chosen:
         raise InvalidInputError(
             "There is no prompt to sample answers for; import prompts first."
             if prompts == "all"
-            else f"The project has no prompt that is {prompts.replace('_', '-')}; import more, or choose all prompts."
+            else f"The project has no prompt that is {PROMPT_WORDS[prompts]}; import more, or choose all prompts."
         )
     options = dict(options or {})
     inputs: dict[str, Any] = {"prompts": chosen}
@@ -407,10 +408,11 @@ def _as_json(value: Any) -> Any:
     return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _choose_prompts(project: Project, choice: str) -> Any:
+def choose_prompts(project: Project, choice: str) -> Select[UUID]:
+    """Return the query of a project's prompts that a choice means, in their order."""
     query = select(Prompt.id).where(Prompt.project_id == project.id).order_by(Prompt.position)
-    if choice == "held_out":
-        return query.where(Prompt.split == "held_out")
+    if choice in ("train", "held_out"):
+        return query.where(Prompt.split == choice)
     if choice == "unsampled":
         # Answers that a blind evaluation compares are no samples: there is one of each policy, and only to measure.
         judged = select(Run.id).where(Run.id == Completion.run_id, Run.method == "evaluate").exists()

@@ -89,6 +89,7 @@ def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome
             "model_id": str(kept.id),
             "passed": best is not None,
             "unmet": {model.name: _unmet(verdicts, model) for model in candidates},
+            "verdicts": {model.name: str(verdicts[model.id].id) for model in candidates},
             "promoted": is_promoted,
         }
     )

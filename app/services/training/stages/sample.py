@@ -35,7 +35,7 @@ class Spec(base.StageSpec):
     kind: Literal["sample"]
     model: base.ModelRef = base.IN_USE
     policies: list[Share] = Field(default=[], max_length=16)
-    prompts: Literal["all", "unsampled", "held_out"] = "all"
+    prompts: Literal["all", "unsampled", "train", "held_out"] = "all"
     options: base.Options
     settings: base.RunSettings = base.NO_SETTINGS
 

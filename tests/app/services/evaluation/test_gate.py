@@ -19,7 +19,7 @@ from app.errors import ConflictError, InvalidInputError
 from app.models import AuditEvent, BlindEvaluation, GateVerdict, ModelVersion, Project, Promotion, Prompt, Run, User
 from app.services.evaluation import gate, promotions
 from app.services.evaluation.gate import Limits
-from app.services.training import registry
+from app.services.training import registry, round_figures, round_pages
 from app.settings import get_settings
 from app.worker import rounds
 from trainer.records import Sample, write_jsonl
@@ -228,6 +228,13 @@ def test_a_pipeline_waits_for_the_labelers_and_its_gate_hears_them(
     )
     assert decided["unmet"]["dpo-1"] == ([] if passes else [by_people.sentence])
     assert pipeline(pipeline_id).state == "running"
+    with db.transaction() as session:
+        [row] = round_figures.of_project(session, loop.project.id).rounds
+        shown = {view.stage.name: view for view in round_pages.view(session, pipeline(pipeline_id)).stages}
+    assert (row.candidate, row.incumbent, row.judged_by) == ("dpo-1", "sft-1", "people, blind")
+    assert (row.measured.win_rate, row.judged, row.to_judge) == (1.0, found.prompts, found.prompts)
+    assert by_people in row.checks
+    assert shown["people"].notes[0].startswith(f"{found.prompts} prompts judged: the candidate wins 100%, between ")
 
 
 def write_answers(run_id: UUID | None) -> None:

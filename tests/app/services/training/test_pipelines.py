@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from app.db import transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import AuditEvent, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
+from app.models import AuditEvent, GateVerdict, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
 from app.services.training import pipelines, recipes, registry, run_states
 from app.worker import rounds
 
@@ -55,9 +55,15 @@ def test_a_round_goes_from_a_snapshot_to_open_tasks(loop: Loop) -> None:
         "policies": {"sft-1": str(models["sft-1"].id), "dpo-1": str(models["dpo-1"].id)},
         "reward_model": str(models["reward-1"].id),
     }
+    with transaction() as session:
+        verdict = session.scalars(select(GateVerdict)).one()
     assert found["gate"].detail == {
-        "model_id": str(models["dpo-1"].id), "passed": True, "unmet": {"dpo-1": []}, "promoted": True
-    }  # fmt: skip
+        "model_id": str(models["dpo-1"].id),
+        "passed": True,
+        "unmet": {"dpo-1": []},
+        "verdicts": {"dpo-1": str(verdict.id)},
+        "promoted": True,
+    }
     assert models["dpo-1"].state == "promoted"
     assert found["answers"].state == "running"
 
