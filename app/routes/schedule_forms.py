@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from starlette.requests import Request
 
 from app.errors import InvalidInputError
@@ -15,7 +15,8 @@ from app.services.training import weekly
 from app.services.training.schedules import FieldError, Values
 from app.services.training.weekly import Choices
 
-MAY_BE_EMPTY = ("min_reward_accuracy", "min_win_rate", "max_kl")
+MAY_BE_EMPTY = ("min_reward_accuracy", "min_win_rate", "min_blind_win_rate", "max_kl")
+CHECKED = ("sft", "blind")
 
 
 class ScheduleForm(FormModel):
@@ -32,13 +33,23 @@ class ScheduleForm(FormModel):
     methods: Literal["dpo", "ppo", "both"] = "dpo"
     sft: Literal["yes", ""] = ""
     start: Literal["newest_sft", "in_use", "base"] = "newest_sft"
+    blind: Literal["yes", ""] = ""
+    blind_overlap: int = Field(default=1, ge=1, le=16)
+    min_blind_win_rate: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     min_reward_accuracy: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     min_win_rate: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     max_kl: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     promote: Literal["as_project", "by_hand", "automatically"] = "as_project"
-    prompts: Literal["all", "unsampled", "held_out", "none"] = "all"
+    prompts: Literal["all", "unsampled", "train", "held_out", "none"] = "all"
     priority: int = Field(default=10, ge=-1000, le=1000)
     recipe: str = Field(default="", max_length=50_000)
+
+    @field_validator("min_blind_win_rate")
+    @classmethod
+    def _is_measured(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("blind") == "":
+            raise ValueError(weekly.NOT_BLIND)
+        return value
 
     def values(self) -> Values:
         """Return what the service takes; raise `FieldError` when the recipe is no JSON."""
@@ -56,8 +67,8 @@ class ScheduleForm(FormModel):
 
     def choices(self) -> Choices:
         """Return the plain choices."""
-        names = set(Choices.model_fields) - {"sft"}
-        return Choices(**self.model_dump(include=names), sft=self.sft == "yes")
+        names = set(Choices.model_fields) - set(CHECKED)
+        return Choices(**self.model_dump(include=names), sft=self.sft == "yes", blind=self.blind == "yes")
 
 
 async def read_schedule_form(request: Request) -> Submitted[ScheduleForm]:
@@ -103,7 +114,7 @@ def values_of(schedule: Schedule) -> dict[str, str]:
 def _texts(chosen: Choices) -> dict[str, str]:
     texts = {key: "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
              for key, value in chosen.model_dump().items()}  # fmt: skip
-    return texts | {"sft": "yes" if chosen.sft else ""}
+    return texts | {name: "yes" if getattr(chosen, name) else "" for name in CHECKED}
 
 
 def _json(text: str) -> Any:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.services.training import run_options
 
 LORA_RANK = 16
+NOT_BLIND = "Nobody would measure this: let labelers judge the candidate blind, or leave it empty."
 
 
 class Choices(BaseModel):
-    """What a weekly round does; the defaults are a weekly DPO through the project's gate."""
+    """What a weekly round does; the defaults are a weekly DPO through the project's gate.
+
+    With `blind` labelers judge every candidate against the policy in use, `blind_overlap` of them each prompt, before
+    the gate. Without it `min_blind_win_rate` is refused: nothing would measure what it asks for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,11 +26,20 @@ class Choices(BaseModel):
     sft: bool = False
     start: Literal["newest_sft", "in_use", "base"] = "newest_sft"
     min_reward_accuracy: float | None = Field(default=None, ge=0, le=1)
+    blind: bool = False
+    blind_overlap: int = Field(default=1, ge=1, le=16)
     min_win_rate: float | None = Field(default=None, ge=0, le=1)
+    min_blind_win_rate: float | None = Field(default=None, ge=0, le=1)
     max_kl: float | None = Field(default=None, ge=0)
     promote: Literal["as_project", "by_hand", "automatically"] = "as_project"
-    prompts: Literal["all", "unsampled", "held_out", "none"] = "all"
+    prompts: Literal["all", "unsampled", "train", "held_out", "none"] = "all"
     priority: int = Field(default=10, ge=-1000, le=1000)
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        if self.min_blind_win_rate is not None and not self.blind:
+            raise ValueError(NOT_BLIND)
+        return self
 
 
 def recipe(chosen: Choices) -> dict[str, Any]:
@@ -48,13 +63,17 @@ def recipe(chosen: Choices) -> dict[str, Any]:
             "policies": candidates,
             "reward_model": "stage:reward",
         },
+        *_blind(chosen, policies),
         {
             "name": "gate",
             "kind": "gate",
             "evaluation": "evaluation",
+            # Of several candidates the gate finds the other verdicts by their policies, which are new in this round.
+            **({"blind": f"blind-{policies[0]}"} if chosen.blind else {}),
             "candidates": candidates,
             **chosen.model_dump(
-                include={"min_reward_accuracy", "min_win_rate", "max_kl", "promote"}, exclude_none=True
+                include={"min_reward_accuracy", "min_win_rate", "min_blind_win_rate", "max_kl", "promote"},
+                exclude_none=True,
             ),
         },
     ]
@@ -65,6 +84,21 @@ def recipe(chosen: Choices) -> dict[str, Any]:
             {"name": "tasks", "kind": "tasks", "sample": "answers", "priority": chosen.priority},
         ]
     return {"stages": stages}
+
+
+def _blind(chosen: Choices, policies: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a stage for each candidate that labelers judge, one after the other."""
+    return [
+        {
+            "name": f"blind-{name}",
+            "kind": "blind",
+            "evaluation": "evaluation",
+            "candidate": f"stage:{name}",
+            "overlap": chosen.blind_overlap,
+        }
+        for name in policies
+        if chosen.blind
+    ]
 
 
 def _training(method: str, model: str, **more: Any) -> dict[str, Any]:

@@ -106,11 +106,33 @@ def test_choices_make_a_recipe_and_come_back_into_the_form(scene: Scene) -> None
     assert re.search(r'<textarea id="recipe"[^>]*>\s*</textarea>', form)
 
 
+def test_labelers_judge_every_candidate_blind_before_the_gate_where_the_form_says_so(scene: Scene) -> None:
+    chosen = {"blind": "yes", "blind_overlap": "2", "min_blind_win_rate": "0.5"}
+    assert scene.create(methods="both", **chosen).status_code == 303
+    found = only_schedule()
+    stages = {stage["name"]: stage for stage in found.recipe["stages"]}
+    order = list(stages)
+    assert order[order.index("evaluation") + 1 : order.index("answers")] == ["blind-dpo", "blind-ppo", "gate"]
+    assert stages["blind-ppo"] == {
+        "name": "blind-ppo", "kind": "blind", "evaluation": "evaluation", "candidate": "stage:ppo", "overlap": 2,
+    }  # fmt: skip
+    assert (stages["gate"]["blind"], stages["gate"]["min_blind_win_rate"]) == ("blind-dpo", 0.5)
+    form = scene.admin.get(f"/schedules/{found.id}/edit").text
+    assert re.search(r'name="blind" type="checkbox" value="yes" checked', form)
+    assert re.search(r'name="blind_overlap"[^>]*value="2"', form)
+    assert re.search(r'name="min_blind_win_rate"[^>]*value="0.5"', form)
+    edit = FIELDS | {"version": "1", "min_blind_win_rate": ""}
+    assert scene.admin.post_form(f"/schedules/{found.id}/edit", edit).status_code == 303
+    assert "blind" not in [stage["kind"] for stage in only_schedule().recipe["stages"]]
+
+
 @pytest.mark.parametrize("methods", ["dpo", "ppo", "both"])
 @pytest.mark.parametrize("prompts", ["all", "none"])
 def test_every_usual_recipe_can_be_read(methods: Any, prompts: Any) -> None:
     for sft in (False, True):
-        recipes.read(weekly.recipe(Choices(methods=methods, prompts=prompts, sft=sft, min_reward_accuracy=0.6)))
+        for blind in (False, True):
+            chosen = Choices(methods=methods, prompts=prompts, sft=sft, blind=blind, min_reward_accuracy=0.6)
+            recipes.read(weekly.recipe(chosen))
 
 
 def test_a_recipe_of_ones_own_takes_the_place_of_the_choices(scene: Scene) -> None:
@@ -128,6 +150,8 @@ def test_a_recipe_of_ones_own_takes_the_place_of_the_choices(scene: Scene) -> No
         ({"cron": "0 2 30 2 *"}, "day of month will not do"),
         ({"timezone": "Berlin"}, "“Berlin” is no time zone"),
         ({"min_win_rate": "2"}, "or less."),
+        ({"min_blind_win_rate": "0.5"}, "let labelers judge the candidate blind"),
+        ({"blind_overlap": "0"}, "Enter 1 or more."),
         ({"min_new_rankings": "many"}, "Enter a whole number."),
         ({"recipe": "{"}, "The recipe is not JSON"),
         ({"recipe": "[]"}, "A recipe is a JSON object with one key"),
