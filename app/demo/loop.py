@@ -9,9 +9,10 @@ What a person would do is done through the pages' forms. How a run gets on is re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from app.models.training import TERMINAL_STATES
 from app.settings import get_settings
 
 DATA = Path(__file__).parent / "data"
+PROMPT_FILES: Mapping[str, int | None] = MappingProxyType({"prompts.jsonl": None})
 POLL_SECONDS = 0.3
 BASE = "base"
 
@@ -103,9 +105,12 @@ def turn(scene: Scene, model: Path) -> tuple[Result, UUID]:
 
 
 def make_project(
-    scene: Scene, held_out_percent: int = plan.HELD_OUT_PERCENT, prompts: int | None = None
+    scene: Scene, files: Mapping[str, int | None] = PROMPT_FILES, overlap: int = plan.OVERLAP
 ) -> tuple[str, UUID]:
-    """Make a project called Demo, or Demo 2 and so on where there are earlier ones, with its prompts, or so many."""
+    """Make a project called Demo, or Demo 2 and so on where there are earlier ones, and import its files of prompts.
+
+    `files` says of each how many of its first lines are taken; None takes all.
+    """
     with db.transaction() as session:
         taken = set(session.scalars(select(Project.name)))
     names = ("Demo" if number == 1 else f"Demo {number}" for number in range(1, len(taken) + 2))
@@ -117,12 +122,13 @@ def make_project(
             "name": name,
             "guidelines": (DATA / "guidelines.md").read_text(encoding="utf-8"),
             "k": str(plan.K),
-            "overlap": str(plan.OVERLAP),
-            "held_out_percent": str(held_out_percent),
+            "overlap": str(overlap),
+            "held_out_percent": str(plan.HELD_OUT_PERCENT),
         },
     )
     project_id = scene.admin.id_in_path()
-    import_prompts(scene, project_id, "prompts.jsonl", prompts)
+    for file, limit in files.items():
+        import_prompts(scene, project_id, file, limit)
     return name, project_id
 
 
@@ -159,15 +165,25 @@ def open_tasks(scene: Scene, project_id: UUID, kind: str) -> None:
 def label(scene: Scene, step: Step, project_id: UUID) -> None:
     """Open all tasks and have the simulated labelers answer them."""
     open_tasks(scene, project_id, "ranking")
-    open_tasks(scene, project_id, "demonstration")
-    demonstrations = {row["messages"][-1]["content"]: row["completion"] for row in read_data("demonstrations.jsonl")}
-    total = len(read_data("prompts.jsonl")) * len(scene.workers) + len(demonstrations)
-    rankings = written = 0
+    total = len(read_data("prompts.jsonl")) * len(scene.workers) + len(read_data("demonstrations.jsonl"))
+    rankings = 0
     for rankings in rank_all(scene.workers, project_id, scene.seed):
         step.update(rankings, total)
-    for written in write_all(scene.workers, project_id, demonstrations):
-        step.update(rankings + written, total)
+    written = demonstrate(scene, step, project_id, rankings, total)
     step.result = f"{rankings} rankings, {written} demonstrations"
+
+
+def demonstrate(scene: Scene, step: Step, project_id: UUID, done: int = 0, total: int | None = None) -> int:
+    """Open the demonstration tasks, have the simulated labelers write, and return how many they wrote.
+
+    `done` of the `total` of the step's bar were done before.
+    """
+    open_tasks(scene, project_id, "demonstration")
+    texts = {row["messages"][-1]["content"]: row["completion"] for row in read_data("demonstrations.jsonl")}
+    written = 0
+    for written in write_all(scene.workers, project_id, texts):
+        step.update(done + written, total or len(texts))
+    return written
 
 
 def freeze(scene: Scene, project_id: UUID) -> UUID:

@@ -26,12 +26,13 @@ class Step:
         self._started = time.monotonic()
         self.result = ""
 
-    def update(self, done: int, total: int | None) -> None:
-        """Say how far the step is; `total` None means that it is not known yet."""
+    def update(self, done: int, total: int | None, words: str | None = None) -> None:
+        """Say how far the step is; `total` None means that it is not known yet. `words` stand in place of the count."""
         left = ""
         if total and done:
             left = spoken(self.seconds * (total - done) / done)
-        self._story.move(self._key, self._task, done, total, left)
+        count = words if words is not None else f"{done}/{total}" if total else ""
+        self._story.move(self._key, self._task, done, total, count, left)
 
     @property
     def seconds(self) -> float:
@@ -84,9 +85,8 @@ class Story:
         self._show_whole(self._weight_done())
         self._console.print(f"[green]✓[/green] {title} [dim]({step.seconds:.0f} s)[/dim]  {step.result}")
 
-    def move(self, key: str, task: TaskID, done: int, total: int | None, left: str) -> None:
+    def move(self, key: str, task: TaskID, done: int, total: int | None, count: str, left: str) -> None:
         """Move the bar of a step, and the bar of the whole with it."""
-        count = f"{done}/{total}" if total else ""
         self._progress.update(task, completed=done, total=total, count=count, left=left)
         self._show_whole(self._weight_done() + (self._expected[key] * done / total if total else 0.0))
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from sqlalchemy import select
 
 from app import db
-from app.demo import accounts, loop, report, weekly, weekly_report
+from app.demo import accounts, loop, report, weekly, weekly_plan, weekly_report
 from app.demo.accounts import Account
 from app.demo.loop import Scene
 from app.demo.model import ensure_model
-from app.demo.plan import SECONDS, weekly_seconds
+from app.demo.plan import SECONDS
 from app.demo.progress import Story
 from app.demo.results import Result
 from app.embedded import access
@@ -69,13 +69,20 @@ def demo_weekly(
     stay: Callable[[Stack], None],
 ) -> Rounds:
     """Run the weekly form under `settings.var`: rounds that a schedule starts. Otherwise as `demo`."""
-    with _stage(settings, console, seed, fresh=fresh, expected=weekly_seconds(rounds)) as stage:
+    with _stage(settings, console, seed, fresh=fresh, expected=weekly_plan.seconds(rounds)) as stage:
         project_id, result = weekly.run(stage.scene, stage.model, rounds, prompts)
         stage.scene.story.close()
-        due = weekly.occurrences(project_id)
-        path = weekly_report.write(stage.folder, result, due, stage.scene.story.seconds, seed)
+        told = weekly_report.Told(
+            result,
+            weekly.occurrences(project_id),
+            weekly.stage_seconds(project_id),
+            stage.scene.story.seconds,
+            seed,
+        )
+        path = weekly_report.write(stage.folder, told)
         console.print(weekly_report.table(result))
-        console.print(result.saturation.sentence)
+        for sentence in weekly_report.sentences(result):
+            console.print(sentence)
         stage.say_goodbye(console, path, project_id)
         stay(stage.stack)
     return result

@@ -40,6 +40,13 @@ def test_the_next_prompts_are_new() -> None:
     assert not set(fresh) & {messages(row) for row in rows("prompts.jsonl")}
 
 
+def test_the_exam_prompts_are_new_and_all_held_out() -> None:
+    exam = [messages(row) for row in rows("exam_prompts.jsonl")]
+    assert len(set(exam)) == len(exam) == 62
+    assert not set(exam) & {messages(row) for name in ("prompts.jsonl", "next_prompts.jsonl") for row in rows(name)}
+    assert {split_of(prompt, HELD_OUT_FRACTION) for prompt in exam} == {"held_out"}
+
+
 def test_demonstrations_are_what_the_guidelines_ask_for() -> None:
     for row in rows("demonstrations.jsonl"):
         seen = features(row["messages"][-1]["content"], row["completion"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -14,15 +15,15 @@ from rich.console import Console
 from sqlalchemy import func, select
 
 from app import db
-from app.demo import loop, plan
+from app.demo import loop, plan, weekly_plan
 from app.demo.model import NAME, find_gguf
 from app.demo.plan import Training
 from app.demo.progress import Story, spoken
-from app.demo.run import MARKER, demo, prepare
+from app.demo.run import MARKER, demo, demo_weekly, prepare
 from app.embedded.folder import exclusive, make_var
 from app.embedded.stack import Stack
 from app.errors import SetupError
-from app.models import Task
+from app.models import ModelVersion, Pipeline, Run, Task, TaskScore
 from app.settings import get_settings
 
 
@@ -109,6 +110,8 @@ def small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     written = (loop.DATA / "demonstrations.jsonl").read_text().splitlines(keepends=True)
     (data / "prompts.jsonl").write_text("".join(prompts))
     (data / "demonstrations.jsonl").write_text("".join(w for w in written if json.loads(w)["messages"] in asked))
+    exam = (loop.DATA / "exam_prompts.jsonl").read_text().splitlines(keepends=True)[:6]
+    (data / "exam_prompts.jsonl").write_text("".join(exam))
     for name in ("next_prompts.jsonl", "guidelines.md"):
         (data / name).write_text((loop.DATA / name).read_text())
     monkeypatch.setattr(loop, "DATA", data)
@@ -140,3 +143,49 @@ def test_the_same_seed_gives_the_same_table_beside_the_first_demo(small_demo: Pa
     assert "Every ranking below is simulated" in told
     assert (small_demo / "demo" / "report.md").read_text().startswith("# Demo 2: one turn of the loop, seed 5")
     assert "DATABASE_URL" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_schedule_runs_two_rounds_unattended_and_the_report_shows_both(
+    small_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = copy.deepcopy(weekly_plan.RECIPE)
+    for stage in recipe["stages"]:
+        if "optim" in stage.get("options", {}):
+            stage["options"]["optim"]["max_steps"] = 4
+        if stage["kind"] == "gate":
+            # A random model learns nothing; that every policy passes lets the second round start from the first's.
+            stage |= {"min_blind_win_rate": 0.0, "min_reward_accuracy": 0.0, "max_kl": 1000}
+    monkeypatch.setattr(weekly_plan, "RECIPE", recipe)
+    seen: list[tuple[str, list[str], dict[str, set[str]], int]] = []
+
+    def stay(_stack: Stack) -> None:
+        with db.transaction() as session:
+            states = session.scalars(select(Pipeline.state).order_by(Pipeline.number)).all()
+            scored = session.scalar(
+                select(func.count()).select_from(TaskScore).where(TaskScore.picked == "uncertainty")
+            )
+            runs = session.scalars(select(Run).where(Run.method == "sample").order_by(Run.id)).all()
+            writers = {str(number): set(run.inputs.get("policies", {})) for number, run in enumerate(runs)}
+            promoted = session.scalars(select(ModelVersion.name).where(ModelVersion.state == "promoted")).one()
+            seen.append((promoted, list(states), writers, scored or 0))
+
+    out = io.StringIO()
+    settings = get_settings().model_copy(update={"var": small_demo, "port": 0})
+    result = demo_weekly(settings, Console(file=out, width=160), rounds=2, prompts=9, seed=5, stay=stay)
+    [(promoted, states, writers, scored)] = seen
+    assert states == ["succeeded", "succeeded"]
+    assert promoted == "dpo-2"
+    assert [(row.candidate, row.incumbent) for row in result.rounds] == [("dpo-1", "sft-1"), ("dpo-2", "dpo-1")]
+    assert writers == {
+        "0": {"sft-1", "sft-1 at 1.1", "base"},
+        "1": {"dpo-1", "dpo-1 at 1.1", "sft-1"},
+        "2": {"dpo-2", "dpo-2 at 1.1", "dpo-1"},
+    }, "each round asks about answers of the policy in use, hotter ones, and those of the policy before it"
+    assert scored > 0, "the reward model's heads have put tasks in order"
+    report = (small_demo / "demo" / "report.md").read_text()
+    assert "## Round 1: dpo-1 against sft-1" in report
+    assert "## Round 2: dpo-2 against dpo-1" in report
+    assert "dpo-1 at temperature 1.1 (" in report
+    assert "| Lower bound of the win rate by labelers | at least 0 % |" in report
