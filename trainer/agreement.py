@@ -166,7 +166,11 @@ def length_only(train: Sequence[Group], held_out: Sequence[Group]) -> float:
     """Return the held-out accuracy of preferring the longer answer, or the shorter if the training pairs do."""
 
     def accuracy(groups: Sequence[Group], sign: int) -> float:
-        lengths = [torch.tensor([sign * len(completion) for completion in group.tree.completions]) for group in groups]
-        return hits(groups, lengths).rate
+        right = counted = 0.0
+        for group in groups:  # one at a time: there may be very many
+            lengths = torch.tensor([sign * len(completion) for completion in group.tree.completions])
+            found = hits([group], [lengths])
+            right, counted = right + sum(found.right), counted + sum(found.counted)
+        return right / counted
 
     return accuracy(held_out, 1 if accuracy(train, 1) >= 0.5 else -1)

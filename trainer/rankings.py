@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -112,19 +112,34 @@ def group_comparisons(
     """
     gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
-        if comparison.weight > 0 and _named(comparison, ties, flags, criteria):
+        if comparison.weight > 0 and named(comparison, ties, flags=flags, criteria=criteria):
             gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
-    groups = []
-    for (messages, completions), rows in gathered.items():
-        used = sorted(set().union(*(_named(row, ties, flags, criteria) for row in rows)))
-        place = {index: position for position, index in enumerate(used)}
-        tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
-        judged = {name: tuple(filter(None, (_by_criterion(row, name, place) for row in rows))) for name in criteria}
-        groups.append(Group(messages, tree, tuple(_ranking(row, place) for row in rows), judged))
-    return groups
+    return [
+        make_group(tokenizer, rows, max_length, truncation, ties=ties, flags=flags, criteria=criteria)
+        for rows in gathered.values()
+    ]
 
 
-def _named(comparison: Comparison, ties: bool, flags: bool, criteria: Sequence[str]) -> set[int]:
+def make_group(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Comparison],
+    max_length: int,
+    truncation: Truncation,
+    *,
+    ties: bool = False,
+    flags: bool = False,
+    criteria: Sequence[str] = (),
+) -> Group:
+    """Return the group of some rankings of the same completions of the same prompt (see `group_comparisons`)."""
+    messages, completions = rows[0].messages, rows[0].completions
+    used = sorted(set().union(*(named(row, ties, flags=flags, criteria=criteria) for row in rows)))
+    place = {index: position for position, index in enumerate(used)}
+    tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
+    judged = {name: tuple(filter(None, (_by_criterion(row, name, place) for row in rows))) for name in criteria}
+    return Group(messages, tree, tuple(_ranking(row, place) for row in rows), judged)
+
+
+def named(comparison: Comparison, ties: bool, *, flags: bool, criteria: Sequence[str]) -> set[int]:
     """Return the answers that a ranking says something about."""
     if flags:
         return set() if comparison.acceptable is None else set(range(len(comparison.completions)))
@@ -151,7 +166,7 @@ def _by_criterion(comparison: Comparison, criterion: str, place: dict[int, int])
     return Ranking(placed, (), (0,) * len(levels), comparison.weight, comparison.labeler)
 
 
-def deal_labelers(comparisons: Sequence[Comparison], folds: int) -> dict[str, int]:
+def deal_labelers(comparisons: Iterable[Comparison], folds: int) -> dict[str, int]:
     """Return the fold of each labeler: folds of equal size, give or take one, in the order of the names' hashes."""
     names = {comparison.labeler for comparison in comparisons}
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())

@@ -182,10 +182,17 @@ def append_jsonl(path: Path, rows: list[Any]) -> None:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of each line that is not blank; raise `RecordError` on a bad one."""
+    return ((number, value) for number, _, value in _scan_jsonl(path))
+
+
+def _scan_jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield (line number, byte at which the line begins, object) as `read_jsonl` does."""
     if not path.exists():
         raise RecordError(f"{path} does not exist.")
     with path.open("rb") as file:
+        end = 0
         for number, line in enumerate(file, start=1):
+            offset, end = end, end + len(line)
             if not line.strip():
                 continue
             try:
@@ -194,7 +201,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise RecordError(f"{path.name} line {number} is not valid JSON: {error}.") from None
             if not isinstance(value, dict):
                 raise RecordError(f"{path.name} line {number} is not a JSON object.")
-            yield number, value
+            yield number, offset, value
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -225,34 +232,45 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
 
 def read_comparisons(path: Path) -> list[Comparison]:
     """Read `comparisons.jsonl`; a ranking that repeats an answer or names one that is not there is an error."""
-    rows = []
-    for n, row in read_jsonl(path):
-        completions = row.get("completions")
-        if not isinstance(completions, list) or not all(isinstance(item, str) for item in completions):
-            raise RecordError(f"{path.name} line {n}: completions must be a list of strings.")
-        ranking = row.get("ranking")
-        if not isinstance(ranking, list) or not all(isinstance(group, list) and group for group in ranking):
-            raise RecordError(f"{path.name} line {n}: ranking must be a list of non-empty lists.")
-        ranked = [index for group in ranking for index in group]
-        if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < len(completions) for i in ranked):
-            raise RecordError(f"{path.name} line {n}: ranking names an answer that is not there.")
-        if len(set(ranked)) != len(ranked):
-            raise RecordError(f"{path.name} line {n}: ranking repeats an answer.")
-        rows.append(
-            Comparison(
-                _text(row, "id", path, n),
-                _messages(row, path, n),
-                tuple(completions),
-                tuple(tuple(group) for group in ranking),
-                _weight(row, path, n),
-                str(row.get("labeler", "")),
-                _split(row, path, n),
-                _strengths(row, len(ranking), path, n),
-                _acceptable(row, len(ranking), path, n),
-                _judgements(row, len(completions), path, n),
-            )
-        )
-    return rows
+    return [row for _, row in scan_comparisons(path)]
+
+
+def scan_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
+    """Yield what `read_comparisons` reads, a line at a time, each with the byte at which its line begins."""
+    return ((offset, _comparison(row, path, n)) for n, offset, row in _scan_jsonl(path))
+
+
+def comparison_at(path: Path, offset: int) -> Comparison:
+    """Return the comparison whose line begins at this byte, as `scan_comparisons` has told."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _comparison(json.loads(file.readline()), path, 0)
+
+
+def _comparison(row: dict[str, Any], path: Path, n: int) -> Comparison:
+    completions = row.get("completions")
+    if not isinstance(completions, list) or not all(isinstance(item, str) for item in completions):
+        raise RecordError(f"{path.name} line {n}: completions must be a list of strings.")
+    ranking = row.get("ranking")
+    if not isinstance(ranking, list) or not all(isinstance(group, list) and group for group in ranking):
+        raise RecordError(f"{path.name} line {n}: ranking must be a list of non-empty lists.")
+    ranked = [index for group in ranking for index in group]
+    if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < len(completions) for i in ranked):
+        raise RecordError(f"{path.name} line {n}: ranking names an answer that is not there.")
+    if len(set(ranked)) != len(ranked):
+        raise RecordError(f"{path.name} line {n}: ranking repeats an answer.")
+    return Comparison(
+        _text(row, "id", path, n),
+        _messages(row, path, n),
+        tuple(completions),
+        tuple(tuple(group) for group in ranking),
+        _weight(row, path, n),
+        str(row.get("labeler", "")),
+        _split(row, path, n),
+        _strengths(row, len(ranking), path, n),
+        _acceptable(row, len(ranking), path, n),
+        _judgements(row, len(completions), path, n),
+    )
 
 
 def read_samples(path: Path) -> list[Sample]:

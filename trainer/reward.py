@@ -28,10 +28,11 @@ from trainer.device import setup
 from trainer.intervals import ratio_interval
 from trainer.layout import Layout
 from trainer.losses import davidson_loss, pairwise_reward_loss, plackett_luce_loss
-from trainer.rankings import Group, choice_tensors, deal_labelers, group_comparisons, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, MetricsFile, read_comparisons, read_demonstrations
+from trainer.rankings import Group, choice_tensors, deal_labelers, pair_tensors
+from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_demonstrations, scan_comparisons
 from trainer.reward_model import RewardModel
 from trainer.stop import StopSignal
+from trainer.stored import Index, StoredGroups
 from trainer.tree import Tree
 
 NORMALISER_ANSWERS = 64  # the standard error of a mean over as many is an eighth of the scores' spread
@@ -41,12 +42,18 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     """Train, and return the exit code."""
     options = cast("RewardOptions", config.options)
 
-    # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group.
-    comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
-    strangers = unseen_labelers(comparisons, options)
-    if not any(
-        row.split == "train" and row.weight > 0 and row.pairs() and row.labeler not in strangers for row in comparisons
-    ):
+    # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group, which is
+    #    read from the file when a step needs it.
+    path = run_dir / "data" / "comparisons.jsonl"
+    strangers = unseen_labelers(path, options)
+    criteria = tuple(weights_of(options.criteria))
+    learned = Index(
+        path,
+        lambda row: row.split == "train" and row.labeler not in strangers,
+        ties=options.loss == "davidson",
+        criteria=criteria,
+    )
+    if not learned.has_pairs:
         raise ConfigError(
             "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
             "collect rankings that are not all ties."
@@ -54,19 +61,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
-    train, held_out = (
-        group_comparisons(
-            tokenizer,
-            [row for row in comparisons if row.split == split and (split != "train" or row.labeler not in strangers)],
-            config.max_length,
-            truncation,
-            ties=split == "train" and options.loss == "davidson",
-            criteria=tuple(weights_of(options.criteria)),
-        )
-        for split in ("train", "held_out")
-    )
-    check_criteria(train, comparisons, options)
-    judged_by = held_out if any(group.pairs for group in held_out) else []
+    judged = Index(path, lambda row: row.split == "held_out", criteria=criteria)
+    train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
+    check_criteria(train, path, options)
+    judged_by = held_out if judged.has_pairs else []
 
     # 2. The model, and where an earlier attempt left it.
     model = reward_model.new_reward_model(config, device, tokenizer)
@@ -126,9 +124,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     summary: dict[str, object] = {
         "headline": f"A reward model from {len(train)} prompts, with no held-out rankings to judge it by.",
         "train_prompts": len(train),
-        "train_pairs": sum(len(group.pairs) for group in train),
+        "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
-        "held_out_pairs": sum(len(group.pairs) for group in held_out),
+        "held_out_pairs": judged.count_pairs(),
     }
     if judged_by:
         scores = score_groups(model, held_out, layout)
@@ -157,7 +155,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         for row in (read_demonstrations(demonstrations) if demonstrations.exists() else [])
         if row.split == "train"
     ]
-    answers = [Tree(group.tree.prompt, [answer]) for group in train for answer in group.tree.completions]
+    some = train[:: -(-len(train) // NORMALISER_ANSWERS)]
+    answers = [Tree(group.tree.prompt, [answer]) for group in some for answer in group.tree.completions]
     normalise(model, references, answers, layout)
     summary |= {
         "normalised_on": "demonstrations" if references else "training answers",
@@ -178,11 +177,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
-def unseen_labelers(comparisons: Sequence[Comparison], options: RewardOptions) -> set[str]:
+def unseen_labelers(path: Path, options: RewardOptions) -> set[str]:
     """Return the labelers from whom nothing is learned."""
     if options.labeler_folds == 0:
         return set()
-    folds = deal_labelers(comparisons, options.labeler_folds)
+    folds = deal_labelers((row for _, row in scan_comparisons(path)), options.labeler_folds)
     if len(folds) < options.labeler_folds:
         raise ConfigError(
             f"options.labeler_folds is {options.labeler_folds}, but the comparisons are of {len(folds)} labelers only."
@@ -190,11 +189,11 @@ def unseen_labelers(comparisons: Sequence[Comparison], options: RewardOptions) -
     return {labeler for labeler, fold in folds.items() if fold == options.held_out_fold}
 
 
-def check_criteria(train: Sequence[Group], comparisons: Sequence[Comparison], options: RewardOptions) -> None:
+def check_criteria(train: Sequence[Group], path: Path, options: RewardOptions) -> None:
     """Refuse a criterion by which nothing in the train split is told apart, and say which ones there are."""
     for name in weights_of(options.criteria):
         if not any(group.judged_on(name).pairs for group in train):
-            judged = sorted({key for row in comparisons for answers in row.judgements for key in answers})
+            judged = sorted({key for _, row in scan_comparisons(path) for answers in row.judgements for key in answers})
             raise ConfigError(
                 f"options.criteria names {name}, by which no ranking of the train split tells two answers apart; "
                 f"labelers judged by {', '.join(judged) or 'no criterion at all'}."
@@ -278,13 +277,16 @@ def backward(
 ) -> tuple[dict[str, float], int]:
     """Add the gradients of one step of a member and return its figures and the tokens forwarded."""
     step_weight = sum(group.weight for group in groups)
-    criteria = model.names[1:]
-    views = {name: [group.judged_on(name) for group in groups] for name in criteria}
+    views = {name: [group.judged_on(name) for group in groups] for name in model.names[1:]}
     pair_weights = {
         name: sum(group.weight for group in seen if group.pairs) for name, seen in {RANKING: groups, **views}.items()
     }
     log_nu = [] if model.log_nu is None else [model.log_nu[member]] * options.heads
-    totals: dict[str, float] = defaultdict(float)
+    told = [name for name in views if pair_weights[name]]  # what the step's answers were judged by
+    totals = dict.fromkeys(
+        ["loss", *(["accuracy", "margin"] if pair_weights[RANKING] else []), *(f"accuracy_on_{name}" for name in told)],
+        0.0,
+    )
     tokens = 0
     for part, batch in layout.batches([group.tree for group in groups]):
         with layout.device.autocast():
@@ -293,15 +295,14 @@ def backward(
         loss = step_loss(scores, here, copies[part], step_weight, options, log_nu)
         for key, value in figures(scores[:, 0].detach().mean(dim=1), here, pair_weights[RANKING]).items():
             totals[key] += value
-        for place, name in enumerate(criteria, start=1):
-            seen = [views[name][i] for i in part]
-            found = figures(scores[:, place].detach().mean(dim=1), seen, pair_weights[name])
-            if found:
-                totals[f"accuracy_on_{name}"] += found["accuracy"]
+        for name in told:
+            column = scores[:, model.names.index(name)].detach().mean(dim=1)
+            found = figures(column, [views[name][i] for i in part], pair_weights[name])
+            totals[f"accuracy_on_{name}"] += found["accuracy"]
         torch.autograd.backward(loss)
         totals["loss"] += loss.item()
         tokens += batch.tokens
-    return dict(totals), tokens
+    return totals, tokens
 
 
 def figures(scores: torch.Tensor, groups: Sequence[Group], step_weight: float) -> dict[str, float]:

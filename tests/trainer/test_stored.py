@@ -1,0 +1,75 @@
+"""Groups that stay in their file: the same as those held in memory, however often they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from builders import build_tokenizer, some_comparisons
+
+from trainer.data import Truncation
+from trainer.rankings import group_comparisons
+from trainer.records import Comparison, RecordError, write_jsonl
+from trainer.stored import Index, StoredGroups
+
+TOKENIZER = build_tokenizer()
+MOST = 24  # tokens, fewer than prompts with their answers have
+
+
+def rows() -> list[Comparison]:
+    """Return rankings of ten prompts by three labelers, those of one prompt far apart, some without weight or pairs."""
+    found = [
+        dataclasses.replace(
+            row,
+            weight=float(number % 5 > 0),
+            ranking=((0, 1, 2),) if number % 7 == 0 else row.ranking,
+            judgements=({"kind": 1.0}, {"kind": float(number % 3)}, {}),
+        )
+        for number, row in enumerate(some_comparisons(7, 3, labelers=3))
+    ]
+    return found[::2] + found[1::2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "rows.jsonl", list(rows()))
+    content = (tmp_path / "rows.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*content[:4], b"", b"  ", *content[4:]]))
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("criteria", [(), ("kind",)])
+def test_they_are_those_held_in_memory_in_their_order(path: Path, ties: bool, criteria: tuple[str, ...]) -> None:
+    for split in ("train", "held_out"):
+        cuts, wanted_cuts = Truncation(), Truncation()
+        index = Index(path, lambda row, split=split: row.split == split, ties=ties, criteria=criteria)  # type: ignore[misc]
+        found = StoredGroups(index, TOKENIZER, MOST, cuts)
+        here = [row for row in rows() if row.split == split]
+        wanted = group_comparisons(TOKENIZER, here, MOST, wanted_cuts, ties=ties, criteria=criteria)
+        assert list(found) == wanted
+        assert index.count_pairs() == sum(len(group.pairs) for group in wanted)
+        assert len(found) == len(wanted) > 1
+        assert any(len(group.rankings) > 1 for group in found)
+        assert (found[1], found[-1], found[::2]) == (wanted[1], wanted[-1], wanted[::2])
+        assert cuts == wanted_cuts  # however often a group was asked for
+        assert cuts.completions + cuts.prompts > 0
+        with pytest.raises(IndexError):
+            found[len(wanted)]
+
+
+def test_an_index_of_ties_alone_knows_that_it_has_no_pairs(path: Path) -> None:
+    assert Index(path, lambda row: row.split == "train").has_pairs
+    tied = [dataclasses.replace(row, ranking=((0, 1, 2),), weight=1.0) for row in rows()]
+    write_jsonl(path, list(tied))
+    assert not Index(path, lambda _: True, ties=True).has_pairs
+    assert len(Index(path, lambda _: True, ties=True)) == 10
+    assert len(Index(path, lambda _: True)) == 0
+
+
+def test_a_bad_line_is_named_by_its_number_before_anything_is_trained(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b'{"id": "x", "messages": [], "completions": [], "ranking": []}\n')
+    with pytest.raises(RecordError, match=r"rows\.jsonl line 33: messages must be"):
+        Index(path, lambda _: True)

@@ -1,0 +1,104 @@
+"""The groups of a file of comparisons, read and encoded when they are asked for: memory holds where their lines begin.
+
+So what a run holds does not grow with what has been collected but for about thirty bytes a ranking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from trainer.data import Truncation
+from trainer.rankings import Group, make_group, named
+from trainer.records import Comparison, canonical, comparison_at, scan_comparisons
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Index:
+    """Where the lines of each group stand. Groups are numbered by their first lines, as in the file."""
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: Callable[[Comparison], bool],
+        *,
+        ties: bool = False,
+        criteria: Sequence[str] = (),
+    ) -> None:
+        self.path, self.ties, self.criteria = path, ties, tuple(criteria)
+        self.has_pairs = False
+        numbers: dict[bytes, int] = {}
+        owners, offsets = array("q"), array("q")
+        for offset, row in scan_comparisons(path):
+            if row.weight == 0 or not wanted(row) or not named(row, ties, flags=False, criteria=criteria):
+                continue
+            said = [[message.role, message.content] for message in row.messages]
+            key = hashlib.sha256(canonical([said, row.completions])).digest()[:16]
+            owners.append(numbers.setdefault(key, len(numbers)))
+            offsets.append(offset)
+            self.has_pairs = self.has_pairs or bool(row.pairs())
+        order = np.argsort(np.asarray(owners, dtype=np.int64), kind="stable")
+        self._offsets = np.asarray(offsets, dtype=np.int64)[order]
+        self._starts = np.searchsorted(np.asarray(owners, dtype=np.int64)[order], np.arange(len(numbers) + 1))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def lines(self, number: int) -> list[int]:
+        """Return where the lines of a group begin, in their order."""
+        first, last = self._starts[number : number + 2]
+        return [int(offset) for offset in self._offsets[first:last]]
+
+    def count_pairs(self) -> int:
+        """Return how many pairs the groups have, those on which several labelers agree once; nothing is encoded."""
+        return sum(
+            len({pair for offset in self.lines(number) for pair in comparison_at(self.path, offset).pairs()})
+            for number in range(len(self))
+        )
+
+
+class StoredGroups(Sequence[Group]):
+    """The groups of an index. Each is encoded anew whenever it is asked for; its cuts count once."""
+
+    def __init__(
+        self, index: Index, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation
+    ) -> None:
+        self._index, self._tokenizer, self._max_length = index, tokenizer, max_length
+        self._truncation = truncation
+        self._seen = np.zeros(len(index), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, at: int) -> Group: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Group]: ...
+    def __getitem__(self, at: int | slice) -> Group | list[Group]:
+        if isinstance(at, slice):
+            return [self._make(number) for number in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        return self._make(at % len(self))
+
+    def __iter__(self) -> Iterator[Group]:
+        return (self._make(number) for number in range(len(self)))
+
+    def _make(self, number: int) -> Group:
+        rows = [comparison_at(self._index.path, offset) for offset in self._index.lines(number)]
+        cuts = Truncation()
+        group = make_group(
+            self._tokenizer, rows, self._max_length, cuts, ties=self._index.ties, criteria=self._index.criteria
+        )
+        if not self._seen[number]:
+            self._seen[number] = True
+            self._truncation.prompts += cuts.prompts
+            self._truncation.completions += cuts.completions
+        return group
