@@ -15,8 +15,10 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api import answers as api_answers
+from app.api import evaluations as api_evaluations
 from app.api import exports, imports, problems, snapshot_diffs, uploads
 from app.api import jobs as api_jobs
+from app.api import members as api_members
 from app.api import models as api_models
 from app.api import projects as api_projects
 from app.api import prompts as api_prompts
@@ -101,12 +103,14 @@ ROUTERS = (
     webhooks.router,
     operations.router,
     api_projects.router,
+    api_members.router,
     api_prompts.router,
     api_tasks.router,
     api_answers.router,
     api_snapshots.router,
     api_runs.router,
     api_models.router,
+    api_evaluations.router,
     api_schedules.router,
     exports.router,
     imports.router,

@@ -38,6 +38,7 @@ def _with_scope(scope: str) -> Callable[[Caller], Caller]:
 
 AnyCaller = Annotated[Caller, Depends(caller)]
 ExportCaller = Annotated[Caller, Depends(_with_scope("export:read"))]
+PeopleCaller = Annotated[Caller, Depends(_with_scope("people:read"))]
 ImportCaller = Annotated[Caller, Depends(_with_scope("import:write"))]
 TasksCaller = Annotated[Caller, Depends(_with_scope("tasks:write"))]
 SnapshotsCaller = Annotated[Caller, Depends(_with_scope("snapshots:write"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -94,10 +95,17 @@ class ScheduleIn(Closed):
 
 
 class ScheduleChange(Closed):
-    """Whether a schedule pauses. Due times in a pause are skipped."""
+    """What changes of a schedule; what is left out stays. Due times in a pause are skipped."""
 
-    model_config = example({"paused": True})
-    paused: bool
+    model_config = example({"cron": "0 3 * * 2", "min_new_rankings": 500, "paused": False})
+    name: Text | None = Field(None, min_length=1, max_length=schedules.MAX_NAME)
+    cron: Text | None = Field(None, min_length=1, max_length=100)
+    timezone: Text | None = Field(None, min_length=1, max_length=64)
+    recipe: JsonObject | None = None
+    min_new_rankings: int | None = Field(None, ge=0, le=1_000_000)
+    catch_up: Literal["latest", "all", "skip"] | None = None
+    overlap: Literal["skip", "queue", "cancel_running"] | None = None
+    paused: bool | None = None
 
 
 class SchedulesQuery(PageQuery):
@@ -170,11 +178,19 @@ def change_schedule(
     response: Response,
     if_match: IfMatch = None,
 ) -> ScheduleOut:
-    """Pause a schedule, or let it go on."""
+    """Change a schedule, pause it, or let it go on. What was due before is settled by what held then."""
     caller.require_project(rounds.schedule(session, schedule_id)["project_id"])
-    schedules.lock(session, schedule_id)
+    schedule = schedules.lock(session, schedule_id)
     versions.check(if_match, ScheduleOut(**rounds.schedule(session, schedule_id)))
-    schedules.set_paused(session, schedule_id, tokens.maker(session, caller), paused=sent.paused)
+    by = tokens.maker(session, caller)
+    changes = sent.model_dump(exclude={"paused"}, exclude_none=True)
+    if changes:
+        kept = {field.name: getattr(schedule, field.name) for field in fields(Values)}
+        if "recipe" in changes:  # the form's choices were of another one
+            kept["choices"] = None
+        schedules.change(session, schedule_id, by, schedule.version, Values(**kept | changes))
+    if sent.paused is not None:
+        schedules.set_paused(session, schedule_id, by, paused=sent.paused)
     session.flush()
     shown = ScheduleOut(**rounds.schedule(session, schedule_id))
     response.headers["ETag"] = versions.etag(shown)

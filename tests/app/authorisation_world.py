@@ -124,6 +124,13 @@ def make_scene(tmp_path: Path) -> Scene:
         {
             "POST /api/v1/projects/{project_id}/tasks": {"completion_ids": answers},
             "POST /api/v1/projects/{project_id}/runs": {"method": "sample", "model_id": own["model_id"]},
+            "POST /api/v1/projects": {"name": "New", "guidelines": "Be kind."},
+            "POST /api/v1/projects/{project_id}/blind-evaluations": {
+                "run_id": own["run_id"],
+                "candidate_id": own["model_id"],
+                "incumbent_id": own["model_id"],
+            },
+            "POST /api/v1/projects/{project_id}/roll-back": {"leaving_id": own["model_id"]},
         },
     )
 

@@ -38,6 +38,8 @@ PAGE_COLUMNS = (STRANGER, *PEOPLE)
 API_COLUMNS = (STRANGER, *SCOPES)
 BODIES: dict[str, Any] = {
     "PATCH /api/v1/projects/{project_id}": {"state": "paused"},
+    "PUT /api/v1/projects/{project_id}/members/{user_id}": {"state": "active"},
+    "PUT /api/v1/projects/{project_id}/gate": {"max_kl": 10.0},
     "PATCH /api/v1/tasks/{task_id}": {"priority": 1},
     "POST /api/v1/projects/{project_id}/prompts": {"prompts": [{"messages": [{"role": "user", "content": "New?"}]}]},
     "POST /api/v1/prompts/{prompt_id}/completions": {"text": "So."},
@@ -243,5 +245,7 @@ def test_no_line_of_the_api_lets_through_what_the_rules_forbid() -> None:
         answers = [row[scope] for scope in SCOPES]
         if row["object"] != "own":
             assert set(answers) <= {"403", "404"}, row
+        elif (row["method"], row["path"]) == ("POST", "/api/v1/projects"):
+            assert set(answers) == {"403"}, row  # the tokens are for one project, and such ones make no other
         elif row["path"] != "/api/v1/token":
             assert [answer for answer in answers if answer != "403"] in (["yes"], ["input"]), row

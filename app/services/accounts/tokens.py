@@ -26,12 +26,12 @@ SCOPES = {
     "export:read": "Read projects, prompts, tasks and answers, and export them",
     "people:read": "See the names of labelers and addresses beside their pseudonyms",
     "import:write": "Add prompts and answers, and import files",
-    "tasks:write": "Make, open, close and change tasks; pause and archive projects",
+    "tasks:write": "Make and change tasks, projects, their settings and members",
     "snapshots:write": "Freeze snapshots",
     "runs:read": "Read runs, snapshots, model versions, schedules and rounds",
-    "runs:write": "Queue and cancel runs",
-    "schedules:write": "Make and pause schedules, cancel their rounds",
-    "models:write": "Promote model versions",
+    "runs:write": "Queue and cancel runs, start and stop blind evaluations",
+    "schedules:write": "Make, change and pause schedules, cancel their rounds",
+    "models:write": "Promote model versions, set the gate, go back to the policy before",
 }
 NOTHING = "There is nothing with this id, or it belongs to a project that this token may not see."
 MOST_DAYS = 365

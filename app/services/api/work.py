@@ -24,6 +24,14 @@ _PROJECTS = select(
     Project.held_out_fraction,
     Project.access,
     Project.deadline_at,
+    Project.max_leases,
+    Project.gold_percent,
+    Project.screening_tasks,
+    func.round(Project.screening_threshold * 100).label("screening_percent"),
+    Project.queue_order,
+    Project.random_percent,
+    Project.round_weight_percent,
+    Project.policy_weights,
     Project.created_at,
 )
 _PROMPTS = select(

@@ -1,0 +1,75 @@
+"""REST API, version 1: who works in a project."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+
+from app.api.callers import PeopleCaller, TasksCaller
+from app.api.once import json_only
+from app.api.problems import PROBLEMS, WRITES
+from app.api.schemas import Closed, Page, PageQuery, example, page
+from app.db import SessionDep
+from app.services.accounts import tokens
+from app.services.api import evaluations
+from app.services.projects import memberships, projects
+
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["projects"])
+
+Standing = Literal["screening", "active", "rejected", "removed"]
+
+
+class StandingOut(Closed):
+    """A person's standing in a project. `score` is their agreement in the trial, 0 to 1."""
+
+    project_id: UUID
+    user_id: UUID
+    state: Standing
+    score: float | None
+    created_at: datetime
+
+
+class MemberOut(StandingOut):
+    """A standing, and whose it is."""
+
+    name: str
+    email: str
+    tags: list[str]
+
+
+class MemberIn(Closed):
+    """What becomes of a person: on trial, let in, turned down or taken out."""
+
+    model_config = example({"state": "active"})
+    state: Standing
+
+
+class MembersQuery(PageQuery):
+    """Which part of the members."""
+
+
+@router.get("/projects/{project_id}/members")
+def list_members(
+    project_id: UUID, session: SessionDep, caller: PeopleCaller, asked: Annotated[MembersQuery, Query()]
+) -> Page[MemberOut]:
+    """List everybody who has a standing in a project, with name and address."""
+    caller.require_project(project_id)
+    projects.get(session, project_id)
+    return page(asked, MemberOut, lambda part: evaluations.members(session, project_id, part), project_id)
+
+
+@router.put("/projects/{project_id}/members/{user_id}", responses=WRITES, dependencies=[Depends(json_only)])
+def set_member(
+    project_id: UUID, user_id: UUID, sent: MemberIn, session: SessionDep, caller: TasksCaller
+) -> StandingOut:
+    """Let somebody in, put them on trial, turn them down or take them out; once more changes nothing."""
+    caller.require_project(project_id)
+    project = projects.get(session, project_id)
+    evaluations.require_person(session, user_id)
+    memberships.set_state(session, project, user_id, tokens.maker(session, caller), sent.state)
+    session.flush()
+    found = evaluations.member(session, project_id, user_id)
+    return StandingOut(**{name: found[name] for name in StandingOut.model_fields})
