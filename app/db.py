@@ -64,7 +64,9 @@ def normalise_url(url: str) -> str:
 NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
-def make_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = 0, lock_timeout_ms: int = 0) -> Engine:
+def make_engine(
+    url: str, *, pool_size: int = 5, max_overflow: int = 0, statement_timeout_ms: int = 0, lock_timeout_ms: int = 0
+) -> Engine:
     """Return an engine whose sessions give up after the timeouts (milliseconds; 0 means never)."""
     options = (
         f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms} "
@@ -73,7 +75,7 @@ def make_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = 0, 
     return create_engine(
         normalise_url(url),
         pool_size=pool_size,
-        max_overflow=0,
+        max_overflow=max_overflow,
         pool_timeout=2,
         pool_pre_ping=True,
         hide_parameters=True,  # they are people's words and the hashes of secrets, and errors end in logs
@@ -97,13 +99,20 @@ def get_engine() -> Engine:
 
 @lru_cache(maxsize=1)
 def get_reading_engine() -> Engine:
-    """Return the small engine of exports: a slow reader must not take the connections that labelers need."""
+    """Return the engine of exports: a slow reader must not take the connections that labelers need.
+
+    Two connections are kept; the others of a busy hour are closed when their export is over.
+    """
     settings = get_settings()
     if settings.database_url is None:
         raise SetupError("DATABASE_URL is not set: run `plackett up`, or point it at a PostgreSQL 18 server.")
-    return make_engine(settings.database_url, pool_size=2, statement_timeout_ms=READING_MS).execution_options(
-        isolation_level="REPEATABLE READ", postgresql_readonly=True
-    )
+    kept = min(2, settings.export_streams)
+    return make_engine(
+        settings.database_url,
+        pool_size=kept,
+        max_overflow=settings.export_streams - kept,
+        statement_timeout_ms=READING_MS,
+    ).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 @lru_cache(maxsize=1)

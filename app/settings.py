@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     import_at_once_bytes: int = Field(default=1 << 20, description="a worker imports files that are larger")
     freeze_at_once_rows: int = Field(default=5_000, description="a worker freezes what has more prompts and answers")
     database_pool_size: int = Field(default=12, description="four more than the sessions the web uses at once")
+    export_streams: int = Field(
+        default=24, ge=1, description="exports that one web process sends at once, each over a connection of its own"
+    )
     statement_timeout_ms: int = 5_000
     lock_timeout_ms: int = 2_000
     run_lease_seconds: float = 60.0

@@ -2,7 +2,8 @@
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [sft_speed]
                 [ppo-speed] [growth]
-                [export [RANKINGS]] [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
+                [downloads] [export [RANKINGS]]
+                [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
                 [science-grouping] [science-policies] [science-hh]
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from bench import (
     active_selection,
+    downloads,
     dpo_speed,
     export,
     growth,
@@ -45,6 +47,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "ppo-speed": ppo_speed.main,
     "growth": growth.main,
     "export": export.main,
+    "downloads": downloads.main,
     "quality": quality.main,
     "snapshot": snapshot.main,
     "import": imports.main,

@@ -60,12 +60,12 @@ def main() -> None:
 def _measure(place: Place, labelers: list[Labeler], think_seconds: float, workers: int) -> None:
     rate = len(labelers) / think_seconds if think_seconds else 0.0
     bare = [_raw(place, len(labelers), rate)]
-    seen = _load(place, labelers, think_seconds)
+    seen = load(place, labelers, think_seconds)
     bare.append(_raw(place, len(labelers), rate))
     ours = len(seen["milliseconds"]) / seen["seconds"]
     floor = statistics.mean(each.per_second for each in bare)
     theirs = [taken for each in bare for taken in each.milliseconds]
-    (mine50, mine99), (bare50, bare99) = (_percentiles(times) for times in (seen["milliseconds"], theirs))
+    (mine50, mine99), (bare50, bare99) = (percentiles(times) for times in (seen["milliseconds"], theirs))
     pace = f"{think_seconds:.0f} s of thought" if think_seconds else "closed loop"
     errors = len(seen["errors"]) + sum(each.failed for each in bare)
     print(
@@ -83,7 +83,8 @@ def _raw(place: Place, clients: int, rate: float) -> raw.Raw:
     return raw.run(place.folder, place.server.url, place.script, clients=clients, seconds=RAW_SECONDS, per_second=rate)
 
 
-def _load(place: Place, labelers: list[Labeler], think_seconds: float) -> dict[str, Any]:
+def load(place: Place, labelers: list[Labeler], think_seconds: float) -> dict[str, Any]:
+    """Let labelers work for a while in a process of their own, and return what they saw."""
     plan = place.folder / "plan.json"
     plan.write_text(
         json.dumps(
@@ -104,7 +105,8 @@ def _load(place: Place, labelers: list[Labeler], think_seconds: float) -> dict[s
     return seen
 
 
-def _percentiles(milliseconds: list[float]) -> tuple[float, float]:
+def percentiles(milliseconds: list[float]) -> tuple[float, float]:
+    """Return p50 and p99."""
     cuts = statistics.quantiles(milliseconds, n=100)
     return cuts[49], cuts[98]
 

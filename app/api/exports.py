@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -95,13 +95,23 @@ class ManifestOut(BaseModel):
 
 
 class ClosingStream(StreamingResponse):
-    """A stream whose source is closed however it ends, also when the client goes away in the middle."""
+    """A stream whose source is closed however it ends, also when the client goes away in the middle.
+
+    However many there are, two at a time get their next piece made: so twenty that read slowly are all served, and
+    twenty that read fast leave the threads and the processor to labelers.
+    """
+
+    making = anyio.CapacityLimiter(2)
 
     def __init__(
         self, lines: Iterator[bytes], close: Callable[[], None], media_type: str, headers: dict[str, str]
     ) -> None:
-        super().__init__(lines, media_type=media_type, headers=headers)
+        super().__init__(self._pieces(lines), media_type=media_type, headers=headers)
         self._close = close
+
+    async def _pieces(self, lines: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while (piece := await anyio.to_thread.run_sync(next, lines, None, limiter=self.making)) is not None:
+            yield piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream, then close its source."""

@@ -46,7 +46,7 @@ class _StoppedError(Exception):
 def ensure() -> None:
     """Start the process, unless the one that was started still works."""
     global _child  # noqa: PLW0603  (a worker has one)
-    if _child is None or _child.poll() is not None:
+    if not is_working():
         _child = subprocess.Popen(
             [sys.executable, "-m", "app.worker.job_child"],
             stdin=subprocess.DEVNULL,
@@ -54,9 +54,14 @@ def ensure() -> None:
         )
 
 
+def is_working() -> bool:
+    """Return whether the process that was started last still works."""
+    return _child is not None and _child.poll() is None
+
+
 def ask_to_stop() -> None:
     """Have the process give its job back."""
-    if _child is not None and _child.poll() is None:
+    if _child is not None and is_working():
         _child.terminate()
 
 

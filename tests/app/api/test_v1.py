@@ -31,6 +31,7 @@ from app.services.accounts import tokens
 from app.services.data import copying, exports
 from app.services.data.exports import ExportedRanking
 from app.services.training import runs
+from app.settings import get_settings
 
 Get = Callable[..., Any]
 
@@ -238,6 +239,52 @@ def test_exports_use_no_more_connections_than_theirs(scene: Scene, get: Get) -> 
     assert get_reading_engine().pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
 
 
+def export_scope(scene: Scene) -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "path": f"/api/v1/projects/{scene.project.id}/export", "raw_path": b"", "root_path": "",
+        "query_string": b"", "scheme": "http", "server": ("testserver", 80), "client": ("127.0.0.1", 1),
+        "headers": [(b"host", b"testserver"), (b"authorization", f"Bearer {scene.tokens['both']}".encode())],
+    }  # fmt: skip
+
+
+def test_twenty_clients_that_read_slowly_are_all_served_and_nobody_else_waits(
+    scene: Scene, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "CHUNK_BYTES", 1)
+
+    async def download(begun: list[int], all_have_begun: asyncio.Event) -> bytes:
+        body: list[bytes] = []
+        asked: list[bool] = []
+
+        async def receive() -> dict[str, Any]:
+            if asked:
+                await asyncio.Event().wait()
+            asked.append(True)
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                begun.append(message["status"])
+                return
+            body.append(message["body"])
+            if len(begun) == 20:
+                all_have_begun.set()
+            await all_have_begun.wait()  # a client that reads no further until all the others have begun
+
+        await app(export_scope(scene), receive, send)  # type: ignore[arg-type]  # plain ASGI messages
+        return b"".join(body)
+
+    async def all_of_them() -> tuple[list[int], set[bytes]]:
+        begun: list[int] = []
+        all_have_begun = asyncio.Event()
+        return begun, set(await asyncio.gather(*(download(begun, all_have_begun) for _ in range(20))))
+
+    statuses, bodies = asyncio.run(asyncio.wait_for(all_of_them(), 120))
+    assert statuses == [200] * 20
+    assert [body.count(b"\n") for body in bodies] == [6]
+
+
 def test_an_export_that_the_client_leaves_gives_its_connection_back(scene: Scene, app: FastAPI) -> None:
     from app.db import get_reading_engine
 
@@ -258,13 +305,7 @@ def test_an_export_that_the_client_leaves_gives_its_connection_back(scene: Scene
                 started.set()
                 await asyncio.sleep(3600)  # a client that reads no further; the disconnect ends this
 
-        scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "path": f"/api/v1/projects/{scene.project.id}/export", "raw_path": b"", "root_path": "",
-            "query_string": b"", "scheme": "http", "server": ("testserver", 80), "client": ("127.0.0.1", 1),
-            "headers": [(b"host", b"testserver"), (b"authorization", f"Bearer {scene.tokens['both']}".encode())],
-        }  # fmt: skip
-        await app(scope, receive, send)  # type: ignore[arg-type]  # plain ASGI messages
+        await app(export_scope(scene), receive, send)  # type: ignore[arg-type]  # plain ASGI messages
         return sent
 
     sent = asyncio.run(asyncio.wait_for(leave_after_the_first_lines(), 30))
@@ -278,7 +319,7 @@ def test_when_all_export_connections_are_taken_the_answer_is_503_and_not_half_a_
     from app.db import reading
 
     with ExitStack() as stack:
-        for _ in range(2):
+        for _ in range(get_settings().export_streams):
             stack.enter_context(reading()).connection()
         answer = get(f"/api/v1/projects/{scene.project.id}/export", "both")
     assert answer.status_code == 503

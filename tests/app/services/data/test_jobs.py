@@ -23,7 +23,7 @@ from app.services.accounts import tokens
 from app.services.data import jobs
 from app.services.training import snapshots
 from app.settings import get_settings
-from app.worker import job_child
+from app.worker import job_child, tasks
 
 DEADLINE_SECONDS = 120
 
@@ -243,3 +243,11 @@ def test_the_page_says_how_far_it_is_and_what_was_wrong(place: Place, make_user:
     shown = browser.get(page).text
     assert "Line 31 is bad." in shown
     assert "every 2s" not in shown
+
+
+def test_the_workers_task_starts_a_process_that_does_what_waits(place: Place) -> None:
+    job = job_of(place.send(lines(30)))
+    tasks.data_jobs()
+    wait_until(lambda: state_of(job) == "succeeded")
+    wait_until(lambda: not job_child.is_working())
+    assert stored() == (30, 30, 0)
