@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,10 +31,13 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 64
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a connection that a test breaks off."""
+
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    """Run one on a free port of this machine."""
+def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    """Run one on a free port of this machine, over TLS if it is told with what."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -76,6 +80,8 @@ def receiving() -> Iterator[Receiver]:
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:  # the handshake waits for the first byte that is read, in the connection's own thread
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.daemon_threads = True
     receiver.port = server.server_address[1]
     receiver.url = f"http://127.0.0.1:{receiver.port}"
