@@ -33,6 +33,10 @@ OFFERED = {method: TITLES.get(method, (method.upper(), "")) for method in BY_PEO
 """Title and lead of each method that the trainer of this release knows."""
 
 
+MOST_GPUS = 1024
+"""More than any worker offers; what a run asks for beyond its workers makes it wait."""
+
+
 class RunForm(FormModel):
     """What a new run works on. `form_id` makes a second click find the first click's run."""
 
@@ -41,6 +45,7 @@ class RunForm(FormModel):
     snapshot_id: UUID
     reward_model_id: UUID | None = None
     gold_model_id: UUID | None = None
+    gpus: int = Field(default=1, ge=1, le=MOST_GPUS)
     policies: list[UUID] = Field(default=[], max_length=16)
     advanced: str = Field(default="", max_length=20_000)
 

@@ -36,6 +36,7 @@ from app.services.training.curves import Chart
 from app.services.training.run_options import OptionField
 from app.services.training.run_views import RunPage
 from app.templating import redirect, render
+from trainer.config import SPLITTABLE
 
 router = page_router()
 
@@ -68,6 +69,7 @@ class NewRunPage:
     fields: Sequence[OptionField]
     needs_reward_model: bool
     explanation: str
+    splits: bool
     form: Submitted[RunForm]
 
 
@@ -117,7 +119,7 @@ def show_form(request: Request, session: SessionDep, _admin: AdminUser, project:
     """Show the form of one method, filled with sensible values."""
     target = projects.get(session, project)
     start_from = registry.usual_start(session, target.id, method)
-    form = blank(form_id=str(uuid4()), model_id=str(start_from or ""), **run_options.first_values(method))
+    form = blank(form_id=str(uuid4()), gpus="1", model_id=str(start_from or ""), **run_options.first_values(method))
     return _form(request, session, target, method, form)
 
 
@@ -140,6 +142,7 @@ def start(
         "reward_model": registry.get(session, form.reward_model_id) if form.reward_model_id else None,
         "snapshot": snapshots.get(session, form.snapshot_id),
         "dedupe_key": str(form.form_id),
+        "gpus": form.gpus,
         **sent.settings,
     }
     model = registry.get(session, form.model_id)
@@ -270,6 +273,7 @@ def _form(
         run_options.fields_of(method),
         method in runs.SCORED_METHODS,
         run_options.explanation(method),
+        method in SPLITTABLE,
         form,
     )
     return render(request, "runs/new.html", page, status)

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app import db
+from app import db, logs
 from app.errors import PlackettError
 from app.models import Project, User
 from app.services.data import intake, jobs, uploads
@@ -67,7 +67,7 @@ def ask_to_stop() -> None:
 
 def main() -> None:
     """Do jobs until none waits."""
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s] %(message)s")
+    logs.configure("jobs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop.set())
     while not _stop.is_set() and do_next():
@@ -80,6 +80,12 @@ def do_next() -> bool:
         job = jobs.claim(session)
     if job is None:
         return False
+    with logs.context(job=job.kind, job_id=str(job.id), attempt=job.attempt):
+        return _carry_out(job)
+
+
+def _carry_out(job: Claimed) -> bool:
+    """Do a job; return False when the database is away, so that there is no use in going on."""
     try:
         with _held(job) as held:
             _do(job, held)

@@ -317,6 +317,16 @@ def _ring(run_id: UUID, queue: str) -> None:
         logger.warning("could not note that run %s was sent: %s", run_id, type(error).__name__)
 
 
+def require_splittable(method: str, gpus: int) -> None:
+    """Refuse more devices than the method can use: N copies of one training are no training on N devices."""
+    if gpus < 1:
+        raise InvalidInputError("A run asks for at least one GPU.")
+    if gpus > 1 and method not in SPLITTABLE:
+        raise InvalidInputError(
+            f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share its work among several."
+        )
+
+
 def _create(
     session: Session,
     project: Project,
@@ -332,7 +342,7 @@ def _create(
     gpus: int,
     settings: dict[str, Any],
 ) -> Run:
-    _require_splittable(method, gpus)
+    require_splittable(method, gpus)
     run_id: UUID = session.execute(select(func.uuidv7())).scalar_one()
     config = {
         "device": get_settings().trainer_device,
@@ -369,16 +379,6 @@ def _create(
     run_states.record_created(session, made)
     announce(session, made)
     return made
-
-
-def _require_splittable(method: str, gpus: int) -> None:
-    """Refuse more devices than the method can use: N copies of one training are no training on N devices."""
-    if gpus < 1:
-        raise InvalidInputError("A run asks for at least one GPU.")
-    if gpus > 1 and method not in SPLITTABLE:
-        raise InvalidInputError(
-            f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share its work among several."
-        )
 
 
 def _require_storable(config: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy import func, select, text
 from app.db import transaction
 from app.models import AuditEvent, ModelVersion, Project, Run, Snapshot, Task, User
 from app.services.accounts import tokens
-from app.services.training import run_options, run_states, runs
+from app.services.training import run_options, run_states, runs, workers
 from app.services.training.run_states import Beat, Lease
 from app.settings import get_settings
 
@@ -120,6 +120,22 @@ def test_rank_zero_trains_every_weight_and_advanced_options_win(scene: Scene) ->
     assert run.config["options"]["beta"] == 0.3
     optim = run.config["options"]["optim"]
     assert (optim["epochs"], optim["warmup_fraction"], optim["batch_size"]) == (5.0, 0.2, 4)
+
+
+def test_a_run_asks_for_gpus_and_waits_for_a_worker_that_offers_as_many(scene: Scene) -> None:
+    assert 'name="gpus"' in scene.admin.get(f"{scene.new}&method=sft").text
+    assert 'name="gpus"' not in scene.admin.get(f"{scene.new}&method=evaluate").text, "it cannot share its work"
+    run = run_of(scene.start(gpus="4"))
+    assert run.gpus == 4
+    with transaction() as session:
+        assert run_states.claim(session, run.id, "small", 60, gpus=2) is None
+        workers.seen(session, "small")
+    assert "The run asks for 4 GPUs, and no worker" in scene.admin.get(f"/runs/{run.id}").text
+    with transaction() as session:
+        assert run_states.claim(session, run.id, "large", 60, gpus=4) is not None
+    assert run_of(scene.start()).gpus == 1
+    for gpus in ("0", "many"):
+        assert scene.start(gpus=gpus).status_code == 422
 
 
 def test_a_second_click_starts_no_second_run(scene: Scene) -> None:

@@ -53,7 +53,10 @@ class StageSpec(BaseModel):
 
 
 class RunSettings(BaseModel):
-    """The keys of run.json that every method has; what is left out is the trainer's own default."""
+    """The keys of run.json that every method has; what is left out is the trainer's own default.
+
+    `gpus` is none of them: it says how many devices the run asks for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,10 +65,15 @@ class RunSettings(BaseModel):
     max_length: int | None = None
     checkpoint_steps: int | None = None
     lora: dict[str, Any] | None = None
+    gpus: int | None = Field(default=None, ge=1)
 
     def keywords(self) -> dict[str, Any]:
         """Return what was set, as keyword arguments of `runs.create_…`."""
-        return self.model_dump(exclude_none=True)
+        return self.config() | ({"gpus": self.gpus} if self.gpus not in (None, 1) else {})
+
+    def config(self) -> dict[str, Any]:
+        """Return what was set of run.json."""
+        return self.model_dump(exclude_none=True, exclude={"gpus"})
 
 
 NO_SETTINGS = RunSettings()

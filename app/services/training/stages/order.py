@@ -27,6 +27,10 @@ class Spec(base.StageSpec):
         """Yield the reward model's stage, if an earlier one makes it."""
         yield from base.in_ref(self.reward_model, ("reward",))
 
+    def check(self) -> None:
+        """Refuse more devices than scoring can use."""
+        runs.require_splittable("score", self.settings.gpus or 1)
+
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:
     """Queue the run; where no task waits, or tasks go out as they came, there is nothing to do."""

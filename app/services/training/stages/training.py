@@ -63,8 +63,9 @@ def check_options(method: str, options: dict[str, Any], settings: base.RunSettin
     for name in placed:
         if name in options:
             raise InvalidInputError(f"options.{name} is filled in by the stage; leave it out.")
+    runs.require_splittable(method, settings.gpus or 1)
     config = {
-        "run_id": "0", "method": method, "model": "model", "options": {**options, **placed}, **settings.keywords()
+        "run_id": "0", "method": method, "model": "model", "options": {**options, **placed}, **settings.config()
     }  # fmt: skip
     try:
         parse_run(config)

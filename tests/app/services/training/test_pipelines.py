@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from uuid import UUID
 import pytest
 from pipeline_world import FULL, SHORT, Loop, by_name, make_loop, pipeline, stages, states
 from run_builders import fake_model_folder, make_model
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.db import transaction
 from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.models import AuditEvent, GateVerdict, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
+from app.models import AuditEvent, GateVerdict, Job, ModelVersion, PipelineStage, Project, Run, Snapshot, Task
 from app.services.training import pipelines, recipes, registry, run_states
+from app.settings import get_settings
 from app.worker import rounds
 
 GOOD = {
@@ -323,3 +326,63 @@ def test_a_recipe_that_shares_out_to_nobody_or_to_a_stage_that_is_not_there_is_r
     assert "less than or equal to 5" in refused(model="in_use", temperature=6)
     with pytest.raises(InvalidInputError, match="filled in by the stage"):
         recipes.read({"stages": [{"name": "a", "kind": "sample", "options": {"policies": []}}]})
+
+
+def test_a_stage_asks_for_gpus_as_its_recipe_says(loop: Loop) -> None:
+    recipe = copy.deepcopy(SHORT)
+    recipe["stages"][1]["settings"] = {"gpus": 2, "seed": 3}
+    pipeline_id = loop.begin(recipe)
+    rounds.look()
+    with transaction() as session:
+        run = session.get_one(Run, by_name(pipeline_id)["start"].run_id)
+        assert (run.gpus, run.config["seed"]) == (2, 3)
+        assert "gpus" not in run.config
+        assert run_states.claim(session, run.id, "small", 60, gpus=1) is None
+
+
+def carry_out_jobs() -> None:
+    subprocess.run([sys.executable, "-m", "app.worker.job_child"], check=True, timeout=120, capture_output=True)
+
+
+def test_a_large_snapshot_is_a_workers_job_which_ticks_ask_for_once_and_wait_for(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACKETT_FREEZE_AT_ONCE_ROWS", "3")
+    get_settings.cache_clear()
+    pipeline_id = loop.begin(SHORT)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: rounds.look(), range(4)))
+    assert states(pipeline_id) == ["running", "waiting"]
+    with transaction() as session:
+        job = session.scalars(select(Job)).one()
+        assert session.scalar(select(func.count()).select_from(Snapshot)) == 0, "nothing is frozen in a tick"
+    carry_out_jobs()
+    rounds.look()
+    assert states(pipeline_id) == ["succeeded", "running"]
+    with transaction() as session:
+        snapshot = session.scalars(select(Snapshot)).one()
+        assert session.scalars(select(Run)).one().snapshot_id == snapshot.id
+        assert session.get_one(Job, job.id).result == {"snapshot_id": str(snapshot.id)}
+    assert by_name(pipeline_id)["data"].detail == {"snapshot_id": str(snapshot.id)}
+
+    # The job that cannot be done is the stage's failure, with its reason; a retry asks for another.
+    failing = loop.begin(SHORT)
+    rounds.look()
+    with transaction() as session:
+        session.execute(
+            text(
+                "UPDATE jobs SET state = 'failed', reason = 'No disk.', finished_at = clock_timestamp() "
+                "WHERE state = 'queued'"
+            )
+        )
+    rounds.look()
+    assert states(failing) == ["failed", "skipped"]
+    assert pipeline(failing).reason == "The stage “data” failed: No disk."
+    with transaction() as session:
+        pipelines.retry(session, failing, loop.admin)
+    rounds.look()
+    assert states(failing) == ["running", "waiting"]
+    carry_out_jobs()
+    rounds.look()
+    assert states(failing) == ["succeeded", "running"]
+    assert by_name(failing)["data"].detail == {"snapshot_id": str(snapshot.id)}, "the same answers, the same snapshot"
