@@ -29,6 +29,8 @@ from trainer.records import MANIFEST_SCHEMA, RecordError, file_sha256
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
+BUCKETS = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Stores without folders, where to ask for one would make a bucket of whatever name the settings have."""
 SHA256_LENGTH = 64
 
 logger = logging.getLogger(__name__)
@@ -196,7 +198,9 @@ def _send(folder: Path, manifest: bytes, digest: str) -> None:
 
 
 def _upload(system: Any, source: Path, target: str, size: int) -> None:
-    system.makedirs(target.rpartition("/")[0], exist_ok=True)
+    names = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    if not names & BUCKETS:
+        system.makedirs(target.rpartition("/")[0], exist_ok=True)
     system.put_file(str(source), target)
     if system.size(target) != size:
         raise StoreError(f"{target} did not arrive whole")

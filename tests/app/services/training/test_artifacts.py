@@ -150,7 +150,7 @@ def test_a_request_does_not_wait_for_a_model_to_arrive(
     var = on_another_machine(monkeypatch, tmp_path)
     with pytest.raises(ConflictError, match="being fetched"):
         artifacts.local_or_soon(uri)
-    while uri in artifacts._fetching:
+    while uri in artifacts._fetches:
         pass
     assert artifacts.local_or_soon(uri) == (var / "cache" / digest).resolve()
 
