@@ -1,8 +1,8 @@
 """`plackett demo --rounds 2`: a schedule runs whole weekly rounds unattended; simulated labelers answer what is open.
 
-    once:                demonstrations → SFT, which is promoted → answers of several policies → rankings
+    once:  the base model is in use; demonstrations; its answers at two temperatures; rankings
     then every minute, if there are enough new rankings:
-        snapshot → reward model → DPO → evaluation → blind evaluation by the labelers → gate, which promotes by itself
+        snapshot → reward model → SFT → DPO → evaluation → blind evaluation by the labelers → gate, which promotes
         → fresh answers of several policies → order of the queue → open tasks; and the labelers rank them
 
 Nobody presses a button between two rounds: the schedule starts them by its cron expression, which stands in for
@@ -83,14 +83,9 @@ def _prepare(scene: Scene, model: Path, prompts: int) -> tuple[UUID, UUID]:
         project.round_weight_percent = weekly_plan.ROUND_WEIGHT_PERCENT
     with scene.story.step("demonstrate", "Write demonstrations (simulated)") as step:
         step.result = f"{loop.demonstrate(scene, step, project_id)} demonstrations"
-    first = {"snapshot_id": str(loop.freeze(scene, project_id)), "model_id": str(base_id)}
-    with scene.story.step("sft", "Fine-tune on the demonstrations") as step:
-        sft_id = loop.model_of(loop.start(scene, step, project_id, "sft", plan.SFT, first))
-    with db.transaction() as session:
-        sft_name = session.get_one(ModelVersion, sft_id).name
-    loop.promote(scene, project_id, sft_name)
-    with scene.story.step("sample", "First answers, of several policies") as step:
-        loop.follow(scene, step, _sample(scene, project_id, {"base": base_id, "sft": sft_id}))
+    loop.promote(scene, project_id, loop.BASE)
+    with scene.story.step("sample", "First answers of the base model") as step:
+        loop.follow(scene, step, _sample(scene, project_id, base_id))
     loop.open_tasks(scene, project_id, "ranking")
     with scene.story.step("label", "The first rankings (simulated)") as step:
         rankings = _rank(scene, project_id, step)
@@ -98,17 +93,17 @@ def _prepare(scene: Scene, model: Path, prompts: int) -> tuple[UUID, UUID]:
     return _schedule(project_id), project_id
 
 
-def _sample(scene: Scene, project_id: UUID, models: dict[str, UUID]) -> UUID:
+def _sample(scene: Scene, project_id: UUID, base_id: UUID) -> UUID:
     """Queue the first sampling run, in the shares of the plan, and return its id."""
     with db.transaction() as session:
         project = session.get_one(Project, project_id)
-        found = {word: session.get_one(ModelVersion, model_id) for word, model_id in models.items()}
+        base = session.get_one(ModelVersion, base_id)
         return runs.create_sampling_run(
             session,
             project,
-            found["sft"],
+            base,
             session.get_one(User, project.created_by),
-            policies=[PolicyShare(found[word], share, hot) for word, share, hot in weekly_plan.FIRST_SHARES],
+            policies=[PolicyShare(base, share, temperature) for share, temperature in weekly_plan.FIRST_SHARES],
             options={"samples_per_prompt": plan.K, "sampling": weekly_plan.FRESH},
             seed=scene.seed,
             max_length=plan.MAX_LENGTH,

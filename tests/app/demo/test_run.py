@@ -153,7 +153,7 @@ def test_a_schedule_runs_two_rounds_unattended_and_the_report_shows_both(
     recipe = copy.deepcopy(weekly_plan.RECIPE)
     for stage in recipe["stages"]:
         if "optim" in stage.get("options", {}):
-            stage["options"]["optim"]["max_steps"] = 4
+            stage["options"]["optim"]["max_steps"] = 2
         if stage["kind"] == "gate":
             # A random model learns nothing; that every policy passes lets the second round start from the first's.
             stage |= {"min_blind_win_rate": 0.0, "min_reward_accuracy": 0.0, "max_kl": 1000}
@@ -177,15 +177,15 @@ def test_a_schedule_runs_two_rounds_unattended_and_the_report_shows_both(
     [(promoted, states, writers, scored)] = seen
     assert states == ["succeeded", "succeeded"]
     assert promoted == "dpo-2"
-    assert [(row.candidate, row.incumbent) for row in result.rounds] == [("dpo-1", "sft-1"), ("dpo-2", "dpo-1")]
+    assert [(row.candidate, row.incumbent) for row in result.rounds] == [("dpo-1", "base"), ("dpo-2", "dpo-1")]
     assert writers == {
-        "0": {"sft-1", "sft-1 at 1.1", "base"},
-        "1": {"dpo-1", "dpo-1 at 1.1", "sft-1"},
+        "0": {"base", "base at 1.1"},
+        "1": {"dpo-1", "dpo-1 at 1.1", "base"},
         "2": {"dpo-2", "dpo-2 at 1.1", "dpo-1"},
     }, "each round asks about answers of the policy in use, hotter ones, and those of the policy before it"
     assert scored > 0, "the reward model's heads have put tasks in order"
     report = (small_demo / "demo" / "report.md").read_text()
-    assert "## Round 1: dpo-1 against sft-1" in report
+    assert "## Round 1: dpo-1 against base" in report
     assert "## Round 2: dpo-2 against dpo-1" in report
     assert "dpo-1 at temperature 1.1 (" in report
     assert "| Lower bound of the win rate by labelers | at least 0 % |" in report

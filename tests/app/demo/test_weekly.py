@@ -47,7 +47,7 @@ STAGES = {1: [("Snapshot", 0.4), ("Reward model", 70.2)], 2: [("Snapshot", 0.4)]
 
 def test_the_recipe_of_the_weekly_form_can_be_read_and_orders_the_tasks_before_it_opens_them() -> None:
     kinds = [stage["kind"] for stage in recipes.read(weekly_plan.RECIPE).as_json()["stages"]]
-    assert kinds == ["snapshot", "reward", "dpo", "evaluate", "blind", "gate", "sample", "order", "tasks"]
+    assert kinds == ["snapshot", "reward", "sft", "dpo", "evaluate", "blind", "gate", "sample", "order", "tasks"]
     assert set(kinds) == set(weekly_plan.STAGE_SECONDS), "every stage has its part of the bar"
 
 
