@@ -7,15 +7,17 @@ decides an iteration (prompts, noise, minibatches) is a function of the seed and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, judges, losses, modeling, rollout, sampler, tree
+from trainer import data, judges, losses, modeling, optim, rollout, sampler, tree
 from trainer.config import RolloutOptions, RunConfig
 from trainer.device import Device
 from trainer.judges import Judge
@@ -115,6 +117,11 @@ def roll_out(
     return Episodes(prompts, trees, answers, texts, judged, scores, mask.to(device.device))
 
 
+def epochs(count: int, options: RolloutOptions, seed: int, iteration: int) -> list[list[list[int]]]:
+    """Return the minibatches of every epoch of an iteration over `count` prompts."""
+    return [minibatches(count, options.minibatches, seed, iteration, epoch) for epoch in range(options.ppo_epochs)]
+
+
 def minibatches(count: int, parts: int, seed: int, iteration: int, epoch: int) -> list[list[int]]:
     """Return the minibatches of one epoch, each as indexes of prompts."""
     order = list(range(count))
@@ -201,6 +208,54 @@ def policy_loss(
         loss = loss - options.entropy_coefficient * entropy
         figures["entropy_trained"] = entropy.item()
     return loss, figures | {"first_log_ratio": log_ratio.abs().max().item()}
+
+
+def take_steps(
+    gradients: Callable[[list[int], int], dict[str, float]],
+    actor: Actor,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    episodes: Episodes,
+    advantages: torch.Tensor,
+    epochs: Sequence[Sequence[list[int]]],
+    iteration: int,
+    options: RolloutOptions,
+    layout: Layout,
+) -> dict[str, float | str]:
+    """Take one step a minibatch, every loss a mean over the tokens of the whole minibatch; return mean figures.
+
+    `gradients(minibatch, step)` adds the gradients of a minibatch and returns its figures; steps count from 1 through
+    the whole run. With `kl_stop` the steps end before one whose minibatch shows a policy too far from the one that
+    answered. Raises `DivergedError` if the first minibatch's log-ratios are not 0: then what was measured is not what
+    is trained.
+    """
+    each = sum(map(len, epochs))
+    before, total = (iteration - 1) * each, options.iterations * each
+    budget, taken, rate, first_log_ratio = layout.tokens, 0, 0.0, 0.0
+    sums: dict[str, float] = {}
+    event: dict[str, float | str] = {}
+    for minibatch in itertools.chain.from_iterable(epochs):
+        step = before + taken + 1
+        figures = layout.repeat(partial(gradients, minibatch, step), *optimizers.values())
+        log_ratio = figures.pop("first_log_ratio")
+        if taken == 0 and layout.tokens == budget:  # smaller batches than those measured in would round otherwise
+            check_first_ratio(log_ratio, iteration)
+            first_log_ratio = log_ratio
+        if options.kl_stop is not None and figures["approx_kl"] > options.kl_stop:
+            for optimizer in optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            event = {"event": "kl stop"}
+            break
+        if step == 1 and bool(advantages[episodes.rows(minibatch)].any()):
+            optim.check_gradients(actor.policy)
+        loss = figures["loss"]
+        for name, optimizer in optimizers.items():
+            rate, norm = optim.update(optimizer, loss, options.optim, step, total)
+            if name == "policy":
+                figures["grad_norm"] = norm
+        add(sums, figures)
+        taken += 1
+    means = {key: value / taken for key, value in sums.items()}
+    return {**means, "updates": taken, "first_log_ratio": first_log_ratio, "learning_rate": rate, **event}
 
 
 def check_first_ratio(log_ratio: float, iteration: int) -> None:
