@@ -57,7 +57,7 @@ def ours(model: Any, trees: list[Tree]) -> race.Lap:
         losses = []
         for step, start in enumerate(range(0, len(trees), BATCH), start=1):
             part = trees[start : start + BATCH]
-            loss, _ = sft.backward(model, part, [1.0] * len(part), sum(tree.asked for tree in part), layout)
+            loss, _ = sft.backward(model, part, [1.0] * len(part), layout)
             optim.update(optimizer, loss, settings, step, len(trees) // BATCH)
             losses.append(loss)
         return losses

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with StopSignal() as stop:
             method = importlib.import_module(f"trainer.{config.method}")
             code: int = method.run(run_dir, config, stop)
+            if processes() > 1:
+                importlib.import_module("trainer.parallel").leave()
             return code
     except (ConfigError, RecordError) as error:
         print(error, file=sys.stderr)
@@ -46,9 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DIVERGED
 
 
+def processes() -> int:
+    """Return how many processes share this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _check(run_dir: Path, method: str) -> RunConfig:
     config = load_run(run_dir)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and method not in SPLITTABLE:
+    if processes() > 1 and method not in SPLITTABLE:
         raise ConfigError(
             f"{method} runs in one process; only {', '.join(SPLITTABLE)} can share its work among several."
         )

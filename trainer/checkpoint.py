@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trainer.config import ConfigError, RunConfig
+from trainer.parallel import ALONE, Team
 from trainer.records import MANIFEST_SCHEMA, RecordError, file_sha256, verify_manifest
 
 KEEP = 2
@@ -77,7 +78,17 @@ def latest(run_dir: Path) -> Path | None:
     return None
 
 
-def resume(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int, dict[str, Any]]:
+def resume(run_dir: Path, modules: Modules, optimizers: Optimizers, team: Team = ALONE) -> tuple[int, dict[str, Any]]:
+    """Let every process begin where an earlier attempt left the run, and with the weights of the first one.
+
+    See `load`. A checkpoint knows nothing of how many processes wrote it: any number can go on from it.
+    """
+    done, counters = team.in_turn(lambda: load(run_dir, modules, optimizers))
+    team.follow(_trainable(modules).values())
+    return done, counters
+
+
+def load(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int, dict[str, Any]]:
     """Load the newest good checkpoint into `modules`, `optimizers` and the random generators; (0, {}) without one.
 
     Returns (steps done, counters) and cuts `metrics.jsonl` back to those steps, so that it ends as an uninterrupted
@@ -198,7 +209,7 @@ def _rng_tensors() -> dict[str, torch.Tensor]:
         "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
     }
     if torch.cuda.is_available():
-        tensors |= {f"cuda_{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda"] = torch.cuda.get_rng_state()  # this process's own device
     return tensors
 
 
@@ -209,9 +220,8 @@ def _set_rng(path: Path, python_rng: list[Any]) -> None:
         position, has_gauss, gauss = file.get_tensor("numpy_rest").tolist()
         keys = file.get_tensor("numpy_keys").numpy().astype(np.uint32)
         np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # as above
-        if torch.cuda.is_available():
-            for index in range(torch.cuda.device_count()):
-                torch.cuda.set_rng_state(file.get_tensor(f"cuda_{index}"), index)
+        if torch.cuda.is_available() and "cuda" in file.keys():  # noqa: SIM118 # a safetensors file is no mapping
+            torch.cuda.set_rng_state(file.get_tensor("cuda"))
 
 
 def cut_metrics(run_dir: Path, step: int) -> None:

@@ -76,7 +76,7 @@ __all__ = [
 
 SCHEMA = 1
 METHODS = tuple(OPTIONS)
-SPLITTABLE = ("sft",)
+SPLITTABLE = ("sft", "reward", "dpo", "kto", "ppo", "rloo")
 """The methods whose work several processes, one GPU each, can share."""
 T = TypeVar("T")
 

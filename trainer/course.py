@@ -19,6 +19,7 @@ from trainer.brakes import Brakes
 from trainer.config import RolloutOptions, RunConfig
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.layout import Layout
+from trainer.parallel import NoMetrics
 from trainer.records import MetricsFile
 from trainer.stop import StopSignal
 
@@ -55,12 +56,14 @@ class Course:
             name: optim.build(m.parameters(), self._options.optim) for name, m in actor.modules().items()
         }
         self._brakes = Brakes(self._options, actor.modules())
-        self._done, counters = checkpoint.resume(run_dir, self._modules(), self.optimizers)
+        self._done, counters = checkpoint.resume(run_dir, self._modules(), self.optimizers, layout.device.team)
         layout.resume(counters)
         self._brakes.resume(counters)
         self.kl_coefficient = float(counters.get("kl_coefficient", self._options.kl_coefficient))
         self._spent = self.kl_coefficient  # in the present iteration
-        rollout_log.cut_texts(run_dir, self._done)
+        self._told: Mapping[str, float] = {}
+        if layout.device.team.leads:
+            rollout_log.cut_texts(run_dir, self._done)
 
     def _modules(self) -> Mapping[str, nn.Module]:
         return self._actor.modules() | self._brakes.modules()
@@ -74,6 +77,7 @@ class Course:
 
     def update(self, iteration: int, told: Mapping[str, float], take_steps: Callable[[], Figures]) -> Figures:
         """Take the steps of an iteration, or go back where the policy has run away; return the figures of either."""
+        self._told = told = self._layout.device.team.agree(told)
         self._brakes.check_sign(told["kl"], told["kl_standard_error"])
         self._brakes.keep_best(iteration, told["objective"], told["kl"])
         self._spent = self.kl_coefficient
@@ -85,12 +89,11 @@ class Course:
 
     def close(
         self,
-        metrics: MetricsFile,
+        metrics: MetricsFile | NoMetrics,
         stop: StopSignal,
         iteration: int,
         rolled: Episodes,
         measures: Measures,
-        told: Mapping[str, float],
         figures: Figures,
         clock: Clock,
         behind: int,
@@ -105,7 +108,7 @@ class Course:
             iteration,
             total_steps=options.iterations,
             episodes=iteration * options.optim.batch_size,
-            **told,
+            **self._told,
             kl_coefficient=self._spent,
             **figures,
             answers_behind=behind,
@@ -115,14 +118,16 @@ class Course:
             update_seconds=update_seconds,
             peak_memory_mb=self._layout.device.peak_memory_mb(),
         )
-        rollout_log.write_texts(self._run_dir, rolled, measures, iteration)
+        team = self._layout.device.team
+        if team.leads:
+            rollout_log.write_texts(self._run_dir, rolled, measures, iteration)
         if options.kl_target is not None and "rolled_back_to" not in figures:
             self.kl_coefficient = losses.adapted_kl_coefficient(
-                self.kl_coefficient, told["kl"], options.kl_target, options.optim.batch_size, options.kl_horizon
+                self.kl_coefficient, self._told["kl"], options.kl_target, options.optim.batch_size, options.kl_horizon
             )
         last = iteration == options.iterations or self._brakes.spent
-        stops = stop.requested
-        if stops or last or iteration % self._config.checkpoint_steps == 0:
+        stops = team.any(stop.requested)
+        if team.leads and (stops or last or iteration % self._config.checkpoint_steps == 0):
             state = {"kl_coefficient": self.kl_coefficient} | self._brakes.counters() | self._layout.counters()
             checkpoint.save(self._run_dir, iteration, self._modules(), self.optimizers, state)
         return stops
@@ -131,6 +136,8 @@ class Course:
         """Save the policy, the last one or the best, and report."""
         if self._brakes.spent or self._options.keep == "best":
             self._brakes.restore()
+        if not self._layout.device.team.leads:
+            return
         summary = rollout_log.summarise(self._run_dir, self._options, self._brakes)
         checkpoint.write_final(
             self._run_dir,

@@ -1,4 +1,4 @@
-"""Where a run computes and in which precision: one `Device` for the whole process, seeded and deterministic."""
+"""Where a run computes, in which precision and with whom: one `Device` for the process, seeded and deterministic."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from trainer.config import ConfigError, RunConfig
-from trainer.parallel import local_device
+from trainer.parallel import ALONE, Team, join, local_device
 
 
 class Device(NamedTuple):
-    """The torch device, and the precision of matrix products and of saved weights."""
+    """The torch device, the precision of matrix products and of saved weights, and the processes that share the run."""
 
     device: torch.device
     dtype: torch.dtype
+    team: Team = ALONE
 
     def autocast(self) -> torch.autocast:
         """Return the context that every training forward runs in: bfloat16 products, or nothing in float32."""
@@ -41,7 +42,7 @@ def setup(config: RunConfig) -> Device:
     torch.manual_seed(config.seed)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-    return Device(device, dtype)
+    return Device(device, dtype, join(device))
 
 
 def choose_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from trainer.device import Device, setup
 from trainer.layout import Layout
 from trainer.losses import cdpo_loss, dpo_loss, ipo_loss, plackett_luce_loss
 from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons
+from trainer.records import EXIT_DONE, EXIT_STOPPED, read_comparisons
 from trainer.reference import reference_logps, tree_logps
 from trainer.stop import StopSignal
 
@@ -42,6 +42,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "collect rankings that are not all ties."
         )
     device = setup(config)
+    team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     train, held_out = (
@@ -55,17 +56,17 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     reference = reference_logps(run_dir, model, [group.tree for group in (*train, *held_out)], config, layout)
     train_reference, held_out_reference = reference[: len(train)], reference[len(train) :]
     optimizer = optim.build(model.parameters(), options.optim)
-    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
     layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
     each = data.steps_per_epoch(len(train), options.optim)
-    with MetricsFile(run_dir) as metrics:
+    with team.metrics(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
             groups, before = [train[i] for i in items], [train_reference[i] for i in items]
-            totals, tokens = layout.repeat(partial(backward, model, groups, before, options, layout), optimizer)
+            totals, tokens = layout.step(partial(backward, model, groups, before, options, layout), optimizer)
             start_loss = totals.pop("start_loss")
             if step == 1:
                 check_first_loss(totals["loss"], start_loss, options, device)
@@ -88,9 +89,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
                 peak_memory_mb=device.peak_memory_mb(),
             )
-            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+            stops = team.any(stop.requested)
+            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):
                 checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
-            if stop.requested:
+            if stops:
                 return EXIT_STOPPED
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
@@ -113,6 +115,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
 
     # 6. Save and report.
+    if not team.leads:
+        return EXIT_DONE
     checkpoint.write_final(
         run_dir,
         lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),

@@ -98,16 +98,25 @@ def roll_out(
     iteration: int,
     device: Device,
 ) -> Episodes:
-    """Answer each prompt and score the answers, as texts, in each reward model's own tokens."""
+    """Answer each prompt and score the answers, as texts, in each reward model's own tokens.
+
+    Of several processes each answers its share of the prompts, and all hold all answers in the end. An answer's noise
+    belongs to its number among all.
+    """
     options = cast("RolloutOptions", config.options)
     each = options.answers_per_prompt
     ids = [data.prompt_ids(tokenizer, prompt.messages) for prompt in prompts]
-    answers = answerer.answer(
-        [one for one in ids for _ in range(each)], [f"{iteration}/{n}" for n in range(len(prompts) * each)]
-    )
-    texts = [rollout.text_of(tokenizer, answer) for answer in answers]
-    by_prompt = [texts[start : start + each] for start in range(0, len(texts), each)]
-    judged = judges.score(jury, prompts, by_prompt, config.max_length).to(device.device)
+    ours = device.team.deal([len(one) for one in ids])
+    rows = [each * n + k for n in ours for k in range(each)]
+    found = answerer.answer([ids[row // each] for row in rows], [f"{iteration}/{row}" for row in rows])
+    said = [rollout.text_of(tokenizer, answer) for answer in found]
+    by_prompt = [said[start : start + each] for start in range(0, len(said), each)]
+    marks = judges.score(jury, [prompts[n] for n in ours], by_prompt, config.max_length).tolist() if ours else []
+    whole: dict[int, tuple[rollout.Answer, str, list[float]]] = {}
+    for part in device.team.gather([rows, found, said, marks]):
+        whole |= {row: (rollout.Answer(*answer), text, mark) for row, answer, text, mark in zip(*part, strict=True)}
+    answers, texts, numbers = (list(column) for column in zip(*(whole[row] for row in sorted(whole)), strict=True))
+    judged = torch.tensor(numbers, device=device.device)
     scores = losses.ensemble_score(judged, options.reward_ensemble, options.uncertainty_coefficient)
     lengths = torch.tensor([len(answer.ids) for answer in answers])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -169,6 +178,7 @@ def measure(
             for grid, flat in ((logps, found.logps), (reference_logps, expected), (values, found.values)):
                 if flat is not None:
                     grid[rows] = torch.zeros_like(grid[rows]).masked_scatter(mask[rows], flat)
+    layout.device.team.sum_grids(logps, reference_logps, values)
     return Measures(logps, reference_logps, sampler_logps, values)
 
 
@@ -235,7 +245,7 @@ def take_steps(
     event: dict[str, float | str] = {}
     for minibatch in itertools.chain.from_iterable(epochs):
         step = before + taken + 1
-        figures = layout.repeat(partial(gradients, minibatch, step), *optimizers.values())
+        figures = layout.step(partial(gradients, minibatch, step), *optimizers.values(), add=add_parts)
         log_ratio = figures.pop("first_log_ratio")
         if taken == 0 and layout.tokens == budget:  # smaller batches than those measured in would round otherwise
             check_first_ratio(log_ratio, iteration)
@@ -272,3 +282,11 @@ def add(totals: dict[str, float], figures: dict[str, float]) -> None:
     for key, value in figures.items():
         before = totals.get(key, 0.0)
         totals[key] = max(before, value) if key == "first_log_ratio" else before + value
+
+
+def add_parts(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the figures of a minibatch from those that several processes found of their shares of it."""
+    totals: dict[str, float] = {}
+    for figures in parts:
+        add(totals, figures)
+    return totals

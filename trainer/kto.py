@@ -24,7 +24,7 @@ from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import kto_loss
 from trainer.rankings import Group, flag_tensors, group_comparisons
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_comparisons
+from trainer.records import EXIT_DONE, EXIT_STOPPED, read_comparisons
 from trainer.reference import reference_logps, tree_logps
 from trainer.stop import StopSignal
 from trainer.tree import Tree
@@ -60,6 +60,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "collect rankings with a line between acceptable answers and others."
         )
     device = setup(config)
+    team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     sides = [
@@ -74,19 +75,19 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
     train, held_out = prepare(run_dir, model, sides, config, layout)
     optimizer = optim.build(model.parameters(), options.optim)
-    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer})
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
     layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train.groups), options.optim, config.seed)
     each = data.steps_per_epoch(len(train.groups), options.optim)
-    with MetricsFile(run_dir) as metrics:
+    with team.metrics(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
             here = train.part(items)
             # The baseline is the whole step's, however it is split into forwards.
             baseline = movement(model, here, layout)
-            totals, tokens = layout.repeat(partial(backward, model, here, baseline, options, layout), optimizer)
+            totals, tokens = layout.step(partial(backward, model, here, baseline, options, layout), optimizer)
             if step == 1:
                 check_first_loss(totals["loss"], device.dtype)
                 optim.check_gradients(model)
@@ -109,9 +110,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
                 peak_memory_mb=device.peak_memory_mb(),
             )
-            if stop.requested or step % config.checkpoint_steps == 0 or step == len(steps):
+            stops = team.any(stop.requested)
+            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):
                 checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
-            if stop.requested:
+            if stops:
                 return EXIT_STOPPED
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
@@ -132,6 +134,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
 
     # 6. Save and report.
+    if not team.leads:
+        return EXIT_DONE
     checkpoint.write_final(
         run_dir,
         lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),

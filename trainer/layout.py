@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from trainer import tree
+from trainer import parallel, tree
 from trainer.config import ConfigError
 from trainer.device import Device
 from trainer.tree import Batch, Tree
@@ -32,8 +32,10 @@ class Layout:
     device: Device
 
     def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield each forward: which of `trees` it holds, and its batch."""
-        for part in tree.split(trees, self.tokens, shared=self.shared):
+        """Yield each forward: which of `trees` it holds, and its batch. Each of several processes gets its share."""
+        ours = self.device.team.deal([one.length for one in trees])
+        for numbers in tree.split([trees[i] for i in ours], self.tokens, shared=self.shared):
+            part = [ours[n] for n in numbers]
             yield part, tree.collate([trees[i] for i in part], self.device.device, shared=self.shared)
 
     def counters(self) -> dict[str, int]:
@@ -47,8 +49,26 @@ class Layout:
     def repeat(self, attempt: Callable[[], T], *optimizers: torch.optim.Optimizer) -> T:
         """Return `attempt()`; when memory runs out, halve the budget and do it all again with no gradient left over.
 
-        The losses are weighted sums whose weights are of the whole step, so it is the same step in smaller parts.
+        The losses are weighted sums whose weights are of the whole step, so it is the same step in smaller parts. Of
+        several processes each repeats its own share alone, and from then on all have the smallest budget of them.
         """
+        found = self._repeat(attempt, optimizers)
+        self.tokens = min(self.device.team.gather(self.tokens))
+        return found
+
+    def step(
+        self,
+        attempt: Callable[[], T],
+        *optimizers: torch.optim.Optimizer,
+        add: Callable[[list[T]], T] = parallel.add_up,
+    ) -> T:
+        """Return the figures of a whole step: `repeat`, and the gradients and figures of all processes added up."""
+        found = self.repeat(attempt, *optimizers)
+        team = self.device.team
+        team.sum_gradients(optimizers)
+        return found if team.size == 1 else add(team.gather(found))
+
+    def _repeat(self, attempt: Callable[[], T], optimizers: Sequence[torch.optim.Optimizer]) -> T:
         while True:
             try:
                 return attempt()

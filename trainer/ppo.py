@@ -29,7 +29,7 @@ from trainer.device import Device, setup
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.judges import Judge
 from trainer.layout import Layout
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_prompts
+from trainer.records import EXIT_DONE, EXIT_STOPPED, read_prompts
 from trainer.stop import StopSignal
 from trainer.tree import Tree
 
@@ -61,7 +61,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
     course = Course(run_dir, config, actor, layout)
 
-    with MetricsFile(run_dir) as metrics:
+    with device.team.metrics(run_dir) as metrics:
         for iteration in course.left():
             clock = Clock()
 
@@ -79,7 +79,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             objective = rolled.objective(options.missing_end_penalty)
             rewards = rewards_of(rolled, measures, objective, course.kl_coefficient, options)
             if iteration == 1:
-                measures = settle(cast("nn.Linear", actor.value_head), rolled, measures, rewards, options)
+                head = cast("nn.Linear", actor.value_head)
+                measures = settle(head, rolled, measures, rewards, options)
+                device.team.follow([*head.parameters(), measures.values])
             targets = aim(rolled, measures, rewards, options)
             told = rollout_log.describe(rolled, measures, objective, options.importance_cap)
             told["explained_variance"] = losses.explained_variance(measures.values, targets.returns, rolled.mask)
@@ -104,7 +106,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             clock.lap()
 
             # 6. Tell, adapt, save.
-            if course.close(metrics, stop, iteration, rolled, measures, told, figures, clock, behind):
+            if course.close(metrics, stop, iteration, rolled, measures, figures, clock, behind):
                 return EXIT_STOPPED
 
     # 7. Save and report.
@@ -211,6 +213,6 @@ def backward(
         figures |= {"value_loss": value_loss.item(), "loss": loss.item()}
         episodes.add(totals, figures)
     if mix:
-        totals["ptx_loss"] = ptx.backward(actor.policy, mix, options.ptx_coefficient, layout)
-        totals["loss"] += options.ptx_coefficient * totals["ptx_loss"]
+        ptx_loss = ptx.backward(actor.policy, mix, options.ptx_coefficient, layout)
+        episodes.add(totals, {"ptx_loss": ptx_loss, "loss": options.ptx_coefficient * ptx_loss})
     return totals

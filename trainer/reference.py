@@ -36,7 +36,7 @@ def _tree_logps(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -
         sizes = [len(trees[i].completions) for i in part]
         for index, chunk in zip(part, torch.split(values, sizes), strict=True):
             logps[index] = chunk
-    return logps
+    return layout.device.team.merge(logps)
 
 
 def reference_logps(
@@ -51,12 +51,19 @@ def reference_logps(
     key = hashlib.sha256(canonical(facts)).hexdigest()
     path = run_dir / "reference.safetensors"
     sizes = [len(tree.completions) for tree in trees]
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() == {"key": key}:
-                return list(torch.split(file.get_tensor("logps"), sizes))
+    kept, team = _kept(path, key), layout.device.team
+    if not team.any(kept is None) and kept is not None:  # the measuring is shared, so all have it or none
+        return list(torch.split(kept, sizes))
     logps = tree_logps(model, trees, layout)
-    aside = path.with_suffix(".partial")
-    save_file({"logps": torch.cat(logps)}, aside, metadata={"key": key})
-    aside.replace(path)
+    if team.leads:
+        aside = path.with_suffix(".partial")
+        save_file({"logps": torch.cat(logps)}, aside, metadata={"key": key})
+        aside.replace(path)
     return logps
+
+
+def _kept(path: Path, key: str) -> torch.Tensor | None:
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("logps") if file.metadata() == {"key": key} else None

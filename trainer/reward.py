@@ -29,7 +29,7 @@ from trainer.intervals import ratio_interval
 from trainer.layout import Layout
 from trainer.losses import davidson_loss, pairwise_reward_loss, plackett_luce_loss
 from trainer.rankings import Group, choice_tensors, deal_labelers, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_demonstrations, scan_comparisons
+from trainer.records import EXIT_DONE, EXIT_STOPPED, read_demonstrations, scan_comparisons
 from trainer.reward_model import RewardModel
 from trainer.stop import StopSignal
 from trainer.stored import Index, StoredGroups
@@ -59,6 +59,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "collect rankings that are not all ties."
         )
     device = setup(config)
+    team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     judged = Index(path, lambda row: row.split == "held_out", criteria=criteria)
@@ -72,14 +73,14 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     optimizers = {
         f"reward_{number}": optim.build(model.parameters_of(number), options.optim) for number in range(options.models)
     }
-    done, counters = checkpoint.resume(run_dir, {"reward": model}, optimizers)
+    done, counters = checkpoint.resume(run_dir, {"reward": model}, optimizers, team)
     layout.resume(counters)
 
     # 3. Train. Member n takes the steps that it would take alone, in a run with the seed of n more.
     plans = [data.plan(len(train), options.optim, config.seed + number) for number in range(options.models)]
     last = len(plans[0])
     each = data.steps_per_epoch(len(train), options.optim)
-    with MetricsFile(run_dir) as metrics:
+    with team.metrics(run_dir) as metrics:
         for step in range(done + 1, last + 1):
             started = time.perf_counter()
             tokens, rate = 0, 0.0
@@ -88,9 +89,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 items = plans[number][step - 1]
                 copies = bootstrap(items, options.heads, config.seed + number).to(device.device)
                 groups = [train[i] for i in items]
-                found, read = layout.repeat(
-                    partial(backward, model, groups, copies, options, layout, number), optimizer
-                )
+                found, read = layout.step(partial(backward, model, groups, copies, options, layout, number), optimizer)
                 if step == 1:
                     optim.check_gradients(model.members[number])
                 rate, found["grad_norm"] = optim.update(optimizer, found["loss"], options.optim, step, last)
@@ -113,9 +112,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
                 peak_memory_mb=device.peak_memory_mb(),
             )
-            if stop.requested or step % config.checkpoint_steps == 0 or step == last:
+            stops = team.any(stop.requested)
+            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == last):
                 checkpoint.save(run_dir, step, {"reward": model}, optimizers, layout.counters())
-            if stop.requested:
+            if stops:
                 return EXIT_STOPPED
 
     # 5. Merge, judge and normalise: what is judged is what will be saved. The loss and the margin are of raw scores, as
@@ -168,6 +168,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     }
 
     # 6. Save and report.
+    if not team.leads:
+        return EXIT_DONE
     checkpoint.write_final(
         run_dir,
         lambda folder: reward_model.save_reward(model, folder, config.max_length),

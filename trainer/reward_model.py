@@ -211,7 +211,7 @@ def score_all(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) ->
             values = model(batch).cpu()
         for index, chunk in zip(part, torch.split(values, [len(trees[i].completions) for i in part]), strict=True):
             scores[index] = chunk
-    return scores
+    return layout.device.team.merge(scores)
 
 
 def score_texts(

@@ -26,7 +26,7 @@ from trainer.course import Clock, Course
 from trainer.device import setup
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.layout import Layout
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, read_prompts
+from trainer.records import EXIT_DONE, EXIT_STOPPED, read_prompts
 from trainer.stop import StopSignal
 
 ALIKE = 1e-6  # advantages below are rounding: the group's rewards are all one, and teach nothing
@@ -52,7 +52,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
     course = Course(run_dir, config, actor, layout)
 
-    with MetricsFile(run_dir) as metrics:
+    with device.team.metrics(run_dir) as metrics:
         for iteration in course.left():
             clock = Clock()
 
@@ -91,7 +91,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             clock.lap()
 
             # 6. Tell, adapt, save.
-            if course.close(metrics, stop, iteration, rolled, measures, told, figures, clock, behind):
+            if course.close(metrics, stop, iteration, rolled, measures, figures, clock, behind):
                 return EXIT_STOPPED
 
     # 7. Save and report.

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer import modeling, rollout
-from trainer.config import RolloutOptions, RunConfig, Sampling
+from trainer.config import ConfigError, RolloutOptions, RunConfig, Sampling
 from trainer.device import Device
 from trainer.records import DivergedError
 
@@ -66,6 +66,11 @@ def load_sampler(
     options = cast("RolloutOptions", config.options)
     ends = rollout.end_ids(policy, tokenizer)
     if options.sampler == "vllm":
+        if device.team.size > 1:
+            raise ConfigError(
+                "options.sampler vllm takes a GPU for itself and does not go with several processes yet; "
+                "use transformers, or one process."
+            )
         from trainer.sampler_vllm import VllmSampler  # an optional extra, which few runs ask for
 
         return VllmSampler(run_dir / "sampler", config, tokenizer, ends, device)

@@ -16,12 +16,12 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import checkpoint, data, model_card, modeling, optim, parallel, report
+from trainer import checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, RunConfig, SftOptions
-from trainer.device import Device, setup
+from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import sft_loss
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, MetricsFile, read_demonstrations
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, read_demonstrations
 from trainer.stop import StopSignal
 from trainer.tree import Tree
 
@@ -37,20 +37,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     if not train:
         raise ConfigError("data/demonstrations.jsonl has no demonstration in the train split; write some first.")
     device = setup(config)
-    with parallel.team(device.device) as team:
-        return _train(run_dir, config, options, stop, device, team, train, held_out)
-
-
-def _train(
-    run_dir: Path,
-    config: RunConfig,
-    options: SftOptions,
-    stop: StopSignal,
-    device: Device,
-    team: parallel.Team,
-    train: list[Demonstration],
-    held_out: list[Demonstration],
-) -> int:
+    team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
     trees, held_out_trees = (
@@ -61,28 +48,24 @@ def _train(
     model = modeling.load_trainable(config, device)
     layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
     optimizer = optim.build(model.parameters(), options.optim)
-    done, counters = team.in_turn(lambda: checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}))
+    done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
     layout.resume(counters)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)
     each = data.steps_per_epoch(len(train), options.optim)
-    with MetricsFile(run_dir) if team.leads else parallel.NoMetrics() as metrics:
+    with team.metrics(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            step_tokens = sum(train[i].weight * trees[i].asked for i in items)
-            ours = team.share(items)
-            step_trees, step_weights = [trees[i] for i in ours], [train[i].weight for i in ours]
-            part = partial(backward, model, step_trees, step_weights, step_tokens, layout)
-            loss, tokens = team.total(*layout.repeat(part, optimizer))
-            team.sum_gradients(model.parameters())
+            step_trees, step_weights = [trees[i] for i in items], [train[i].weight for i in items]
+            loss, tokens = layout.step(partial(backward, model, step_trees, step_weights, layout), optimizer)
             if step == 1:
                 optim.check_gradients(model)
             rate, norm = optim.update(optimizer, loss, options.optim, step, len(steps))
 
             # 4. Tell, watch, save.
             watched = {}
-            if team.leads and held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+            if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
                 watched["held_out_loss"] = held_out_loss(model, held_out_trees, layout)
             metrics.write(
                 step,
@@ -92,7 +75,7 @@ def _train(
                 **watched,
                 learning_rate=rate,
                 grad_norm=norm,
-                tokens=int(tokens),
+                tokens=tokens,
                 tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
                 peak_memory_mb=device.peak_memory_mb(),
             )
@@ -101,8 +84,6 @@ def _train(
                 checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
             if stops:
                 return EXIT_STOPPED
-    if not team.leads:
-        return EXIT_DONE
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
     model = modeling.cast_weights(modeling.merge_lora(model), device.dtype)
@@ -120,6 +101,8 @@ def _train(
         summary["headline"] = f"Fine-tuned on {len(train)} demonstrations; held-out loss {after:.3f} nats a token."
 
     # 6. Save and report.
+    if not team.leads:
+        return EXIT_DONE
     checkpoint.write_final(
         run_dir,
         lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),
@@ -142,13 +125,12 @@ def encode(
     return data.encode(tokenizer, row.messages, [row.completion], max_length, truncation)
 
 
-def backward(
-    model: PreTrainedModel, trees: list[Tree], weights: list[float], step_tokens: float, layout: Layout
-) -> tuple[float, int]:
-    """Add the gradients of one step, or of one process's share of it, and return its loss and the tokens forwarded.
+def backward(model: PreTrainedModel, trees: list[Tree], weights: list[float], layout: Layout) -> tuple[float, int]:
+    """Add the gradients of one step and return its loss and the tokens forwarded.
 
-    The mean is over the weighted completion tokens of the whole step, `step_tokens`, however it is split.
+    The mean is over the weighted completion tokens of the whole step, however it is split.
     """
+    step_tokens = sum(weight * one.asked for weight, one in zip(weights, trees, strict=True))
     loss, tokens = 0.0, 0
     for part, batch in layout.batches(trees):
         with layout.device.autocast():
@@ -164,9 +146,10 @@ def backward(
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, trees: list[Tree], layout: Layout) -> float:
     """Return the mean negative log-likelihood of the completions' tokens, in nats."""
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     for _, batch in layout.batches(trees):
         with layout.device.autocast():
             total -= modeling.completion_logps(model, batch).sum().item()
         count += len(batch.targets)
+    total, count = layout.device.team.total(total, count)
     return total / count

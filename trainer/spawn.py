@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -30,9 +31,14 @@ def main(arguments: Sequence[str]) -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     children: list[subprocess.Popen[bytes]] = []
-    # Ours and the processes' are one group, so they hear what is meant for the training; we only pass on its end.
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        """Tell the processes, who may have heard it as our group: twice asked to stop is once asked."""
+        for child in children:
+            child.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, pass_on)
     for rank in range(size):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -45,10 +51,21 @@ def main(arguments: Sequence[str]) -> int:
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     while True:
         codes = [child.poll() for child in children]
-        failed = next((code for code in codes if code not in (None, 0)), None)
+        # One that was killed takes the others down with it, so it is the cause of whatever they say.
+        failed = min((code for code in codes if code not in (None, 0)), default=None)
         if failed is not None:
-            _end(children, patience=5.0)  # the others say the same soon, or wait for one that is gone
-            return failed if failed > 0 else 128 - failed
+            # The others say the same soon, or wait for one that is gone.
+            _end(children, patience=5.0 if failed > 0 else 0.0)
+            if failed > 0:
+                return failed
+            name = signal.Signals(-failed).name
+            print(
+                f"Process {codes.index(failed) + 1} of {len(children)} was killed ({name}), so the training ends; "
+                "the same command goes on from its last checkpoint.",
+                file=sys.stderr,
+                flush=True,
+            )
+            return 128 - failed
         if all(code == 0 for code in codes):
             return 0
         time.sleep(POLL_SECONDS)

@@ -1,70 +1,261 @@
-"""Two processes over gloo train what one process trains: the same losses and weights up to the order of sums."""
+"""Two processes over gloo train what one process trains: the same gradients, losses and weights up to rounding."""
 
 from __future__ import annotations
 
+import dataclasses
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import read_lines, some_demonstrations
+from builders import (
+    PROMPTS,
+    build_tokenizer,
+    options,
+    read_lines,
+    some_comparisons,
+    some_demonstrations,
+    timeless,
+)
 from conftest import MakeRun
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from test_ppo import ONE_STEP, actor_of, gradients, some_episodes
 
+from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, tree
 from trainer.__main__ import main
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
+from trainer.config import DpoOptions, KtoOptions, Optim, RewardOptions, parse_run
+from trainer.device import Device
+from trainer.layout import Layout
+from trainer.rankings import group_comparisons
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, file_sha256
 
-# Five demonstrations in steps of two: in each epoch's last step the second process has nothing to do.
+BUDGET = 96  # tokens a forward: a step is several of them in one process, and fewer in each of two
+SECONDS = 600  # until a process is given up; the machine may be busy
+
+# Five prompts in steps of two: in each epoch's last step the second process has nothing to do.
 OPTIM = {"learning_rate": 5e-3, "batch_size": 2, "epochs": 2.0, "schedule": "constant", "warmup_fraction": 0.0}
 
 
-def two(*words: str) -> subprocess.Popen[str]:
+# Gradients
+
+
+def every_gradient(model: str, judge: str, device: Device) -> dict[str, torch.Tensor]:
+    """Return every gradient of one step of each method, and the loss of the step, on this process's share."""
+    found: dict[str, torch.Tensor] = {}
+    tokenizer = build_tokenizer()
+    layout = Layout(True, BUDGET, device)
+
+    def take(name: str, module: torch.nn.Module, attempt: Callable[[], Any]) -> None:
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
+        figures, tokens = layout.step(attempt, optimizer)
+        loss = figures["loss"] if isinstance(figures, dict) else figures
+        found[f"{name}/figures"] = torch.tensor([loss, tokens], dtype=torch.float64)
+        found.update({f"{name}/{key}": p.grad.clone() for key, p in module.named_parameters() if p.grad is not None})
+
+    # Five demonstrations of unlike lengths and weights: a mean of the processes' means would be another number.
+    policy = modeling.load_policy(model, torch.float32, device.device)
+    cuts = data.Truncation()
+    rows = some_demonstrations(5)
+    trees = [data.encode(tokenizer, row.messages, [row.completion * (1 + n)], 256, cuts) for n, row in enumerate(rows)]
+    take("sft", policy, partial(sft.backward, policy, trees, [1.0, 0.5, 2.0, 1.0, 3.0], layout))
+    found["sft/held_out"] = torch.tensor([sft.held_out_loss(policy, trees, layout)])
+
+    groups = group_comparisons(tokenizer, some_comparisons(5), 256, cuts)
+    policy = modeling.load_policy(model, torch.float32, device.device)
+    before = [torch.linspace(-60, -50, len(group.tree.completions)) for group in groups]
+    take("dpo", policy, partial(dpo.backward, policy, groups, before, DpoOptions(nll_weight=0.1), layout))
+    found |= {
+        f"dpo/held_out/{k}": torch.tensor(v) for k, v in dpo.judge(policy, groups, before, DpoOptions(), layout).items()
+    }
+
+    flagged = group_comparisons(tokenizer, [flag(row) for row in some_comparisons(5)], 256, cuts, flags=True)
+    policy = modeling.load_policy(model, torch.float32, device.device)
+    strangers = [tree.Tree(group.tree.prompt, [[20 + n, 1]]) for n, group in enumerate(flagged)]
+    here = kto.Flagged(flagged, before, strangers, [torch.tensor([-20.0])] * 5)
+    baseline = kto.movement(policy, here, layout)
+    assert baseline > 0
+    take("kto", policy, partial(kto.backward, policy, here, baseline, KtoOptions(), layout))
+
+    config = parse_run({"run_id": "r", "method": "reward", "model": model, "precision": "float32"})
+    torch.manual_seed(0)
+    scorer = reward_model.new_reward_model(config, device, tokenizer)
+    chosen = RewardOptions(optim=Optim())
+    take("reward", scorer, partial(reward.backward, scorer, groups, torch.ones(5, 1), chosen, layout))
+    reward.normalise(scorer, trees, trees, layout)
+    found["reward/normaliser"] = torch.cat([scorer.mean, scorer.std])
+
+    # PPO whitens advantages over all answers, of which each process measures some.
+    more = {"entropy_coefficient": 0.3, "kl_in": "loss", "kl_estimator": "k2", "ptx_coefficient": 0.5}
+    actor, run, _ = actor_of(model, judge, **ONE_STEP, **more, optim={**OPTIM, "grad_clip": 1e9})
+    texts = [tree.Tree([50, 51], [[60, 61, 1]]), tree.Tree([52], [[62, 1]]), tree.Tree([53], [[63] * 9])]
+    found |= {f"ppo/{n}": gradient for n, gradient in enumerate(gradients(actor, some_episodes(), run, layout, texts))}
+    return found
+
+
+def flag(row: Comparison) -> Comparison:
+    """Return a ranking of which the first group alone is acceptable."""
+    return dataclasses.replace(row, acceptable=1)
+
+
+def one_of_two(rank: int, port: int, model: str, judge: str, folder: str) -> None:
+    """Be one of two processes: write down the gradients, and the budget after memory has run out in the second."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    cpu = torch.device("cpu")
+    device = Device(cpu, torch.float32, parallel.join(cpu))
+    found = every_gradient(model, judge, device)
+
+    layout, failures = Layout(True, 1024, device), iter([True, True] if rank == 1 else [])
+
+    def attempt() -> int:
+        if next(failures, False):
+            raise torch.OutOfMemoryError
+        return len(list(layout.batches([tree.Tree([1], [[2, 3]])] * 3)))
+
+    layout.repeat(attempt)
+    found["budget"] = torch.tensor(layout.tokens)
+    save_file(found, Path(folder) / f"{rank}.safetensors")
+    parallel.leave()
+
+
+def test_the_gradients_of_two_processes_add_up_to_those_of_one(
+    sharp_model: str, letter_judge: str, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    pair = [
+        context.Process(target=one_of_two, args=(rank, port, sharp_model, letter_judge, str(tmp_path)))
+        for rank in (0, 1)
+    ]
+    for process in pair:
+        process.start()
+    alone = every_gradient(sharp_model, letter_judge, Device(torch.device("cpu"), torch.float32))
+    for process in pair:
+        process.join(SECONDS)
+        assert process.exitcode == 0
+    both = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    assert {name.partition("/")[0] for name in alone} == {"sft", "dpo", "kto", "reward", "ppo"}
+    for found in both:
+        assert found.pop("budget") == 256  # halved twice in one, so from then on in both
+        assert found.keys() == alone.keys()
+        for name, wanted in alone.items():
+            torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for name, ours in both[0].items():  # what all processes hold is the same to the last bit
+        assert torch.equal(ours, both[1][name]), name
+
+
+# Whole runs
+
+
+def start(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.spawn", "2", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
     )
 
 
-def make_sft(make_run: MakeRun, name: str) -> Path:
-    return make_run("sft", name=name, demonstrations=some_demonstrations(7, 2), options={"optim": OPTIM})
+def train(run_dir: Path, method: str, code: int = EXIT_DONE) -> str:
+    process = start(method, "--run", str(run_dir))
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, said
+    return said
 
 
-def test_two_processes_train_as_one_does_and_resume_where_they_were_stopped(make_run: MakeRun) -> None:
-    one, both = make_sft(make_run, "one"), make_sft(make_run, "both")
-    assert main(["sft", "--run", str(one)]) == EXIT_DONE
-    wanted = read_lines(one / "metrics.jsonl")
-
-    process = two("sft", "--run", str(both))
-    deadline = time.monotonic() + 120
-    while not (both / "metrics.jsonl").exists() or not (both / "metrics.jsonl").read_text():
+def wait_for_a_line(process: subprocess.Popen[str], run_dir: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    metrics = run_dir / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode in (EXIT_STOPPED, EXIT_DONE), said
-    process = two("sft", "--run", str(both))
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == EXIT_DONE, said
 
-    found = read_lines(both / "metrics.jsonl")
+
+def arrange(make_run: MakeRun, judge: str, method: str, name: str) -> Path:
+    """Return a run of the method, of so few steps that the tests stay short."""
+    if method == "sft":
+        return make_run("sft", name=name, demonstrations=some_demonstrations(7, 2), options={"optim": OPTIM})
+    if method in ("ppo", "rloo"):
+        chosen = options(judge, iterations=3, answers_per_prompt=2, ppo_epochs=1, optim={**OPTIM, "batch_size": 6})
+        return make_run(method, name=name, prompts=PROMPTS, lora={"rank": 4}, options=chosen)
+    comparisons = [flag(row) for row in some_comparisons(5, 3)]
+    more = {"heads": 2} if method == "reward" else {}
+    lora = {"rank": 4} if method == "reward" else None
+    return make_run(method, name=name, comparisons=comparisons, lora=lora, options={"optim": OPTIM, **more})
+
+
+@pytest.mark.parametrize("method", ["sft", "reward", "kto", "rloo"])
+def test_two_processes_train_as_one_does(make_run: MakeRun, letter_judge: str, method: str) -> None:
+    one, both = (arrange(make_run, letter_judge, method, name) for name in ("one", "both"))
+    assert main([method, "--run", str(one)]) == EXIT_DONE
+    train(both, method)
+    wanted, found = (read_lines(run_dir / "metrics.jsonl") for run_dir in (one, both))
     assert [row["step"] for row in found] == [row["step"] for row in wanted]
+    exact = ("tokens", "total_steps", "episodes", "updates")
     for ours, theirs in zip(found, wanted, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
-        assert ours["tokens"] == theirs["tokens"]
+        assert ours.keys() == theirs.keys()
+        assert {key: ours.get(key) for key in exact} == {key: theirs.get(key) for key in exact}
+        for key in {"loss", "held_out_loss", "reward", "kl", "grad_norm", "margin"} & theirs.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-4), key
     weights, reference = (load_file(folder / "final" / "model.safetensors") for folder in (both, one))
     for name, tensor in reference.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["reward", "dpo", "ppo"])
+def test_a_run_of_two_processes_that_was_stopped_goes_on_to_the_same_bits(
+    make_run: MakeRun, letter_judge: str, method: str
+) -> None:
+    whole, stopped, fewer = (arrange(make_run, letter_judge, method, name) for name in ("whole", "stopped", "fewer"))
+    train(whole, method)
+    process = start(method, "--run", str(stopped))
+    wait_for_a_line(process, stopped)
+    process.terminate()  # whoever started the processes is told alone, and tells them
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == EXIT_STOPPED, said
+    assert 1 <= len(read_lines(stopped / "metrics.jsonl")) < len(read_lines(whole / "metrics.jsonl"))
+    subprocess.run(["cp", "-r", f"{stopped}/.", str(fewer)], check=True)
+
+    train(stopped, method)
+    assert timeless(stopped / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
+    for path in (whole / "final").iterdir():
+        assert file_sha256(stopped / "final" / path.name) == file_sha256(path), path.name
+
+    # One process goes on from what two have saved.
+    assert main([method, "--run", str(fewer)]) == EXIT_DONE
+    rows, wanted = (read_lines(run_dir / "metrics.jsonl") for run_dir in (fewer, whole))
+    assert [row["step"] for row in rows] == [row["step"] for row in wanted]
+    assert rows[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=2e-3, abs=1e-4)
+
+
+def test_a_killed_process_ends_the_training_at_once_with_a_sentence(make_run: MakeRun) -> None:
+    slow = {"optim": {**OPTIM, "epochs": 10_000.0}}
+    run_dir = make_run("sft", demonstrations=some_demonstrations(4), options=slow)
+    process = start("sft", "--run", str(run_dir))
+    wait_for_a_line(process, run_dir)
+    second = max(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+    os.kill(second, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert said.splitlines()[-1] == (
+        "Process 2 of 2 was killed (SIGKILL), so the training ends; the same command goes on from its last checkpoint."
+    )
 
 
 def test_the_exit_code_is_the_trainings_own_and_a_method_that_cannot_share_is_refused(make_run: MakeRun) -> None:
-    run_dir = make_sft(make_run, "run")
-    process = two("dpo", "--run", str(run_dir))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == EXIT_BAD_INPUT
-    assert "dpo runs in one process; only sft can share its work among several." in said
+    run_dir = make_run("sample", prompts=PROMPTS[:1])
+    said = train(run_dir, "sample", EXIT_BAD_INPUT)
+    assert "sample runs in one process; only sft, reward, dpo, kto, ppo, rloo can share its work among several." in said
