@@ -4,7 +4,7 @@ python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [re
                 [ppo-speed] [growth]
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
-                [science-grouping] [science-policies] [science-hh]
+                [science-grouping] [science-policies] [science-hh] [gpu] [processes]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench import (
     downloads,
     dpo_speed,
     export,
+    gpu,
     growth,
     handout,
     hostile_files,
@@ -25,6 +26,7 @@ from bench import (
     next_task,
     page,
     ppo_speed,
+    processes,
     quality,
     reward_speed,
     sampling,
@@ -46,6 +48,8 @@ BENCHES: dict[str, Callable[[], None]] = {
     "sft_speed": sft_speed.main,
     "ppo-speed": ppo_speed.main,
     "growth": growth.main,
+    "gpu": gpu.main,
+    "processes": processes.main,
     "export": export.main,
     "downloads": downloads.main,
     "quality": quality.main,

@@ -18,29 +18,21 @@ from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from trainer.options import (
     OPTIONS,
-    RANKING,
-    ConfigError,
     DpoOptions,
     EvaluateOptions,
     FeedbackOptions,
     KtoOptions,
-    Lora,
-    Optim,
     Options,
     PolicyRef,
     PolicyShare,
-    PpoOptions,
     ReviseOptions,
     RewardOptions,
-    RlooOptions,
-    RolloutOptions,
     SampleOptions,
-    Sampling,
     ScoreOptions,
     SftOptions,
-    require,
-    weights_of,
 )
+from trainer.options_base import RANKING, ConfigError, Lora, Optim, Sampling, require, weights_of
+from trainer.options_rollout import PpoOptions, RlooOptions, RolloutOptions
 
 __all__ = [
     "METHODS",

@@ -18,6 +18,7 @@ from trainer import checkpoint, losses, model_card, modeling, optim, report, rol
 from trainer.brakes import Brakes
 from trainer.config import RolloutOptions, RunConfig
 from trainer.episodes import Actor, Episodes, Measures
+from trainer.flops import Work
 from trainer.layout import Layout
 from trainer.parallel import NoMetrics
 from trainer.records import MetricsFile
@@ -49,8 +50,9 @@ class Clock:
 class Course:
     """The state of a run between two iterations; made where an earlier attempt left it."""
 
-    def __init__(self, run_dir: Path, config: RunConfig, actor: Actor, layout: Layout) -> None:
+    def __init__(self, run_dir: Path, config: RunConfig, actor: Actor, layout: Layout, work: Work) -> None:
         self._run_dir, self._config, self._actor, self._layout = run_dir, config, actor, layout
+        self._work = work
         self._options = cast("RolloutOptions", config.options)
         self.optimizers = {
             name: optim.build(m.parameters(), self._options.optim) for name, m in actor.modules().items()
@@ -116,6 +118,7 @@ class Course:
             rollout_seconds=rollout_seconds,
             estimate_seconds=estimate_seconds,
             update_seconds=update_seconds,
+            **self._layout.device.mfu(self._layout.take_load(), self._work, update_seconds),
             peak_memory_mb=self._layout.device.peak_memory_mb(),
         )
         team = self._layout.device.team

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trainer.config import ConfigError, RunConfig
+from trainer.flops import Load, Work, peak, share_of_peak
 from trainer.parallel import ALONE, Team, join, local_device
 
 
@@ -24,6 +25,15 @@ class Device(NamedTuple):
     def autocast(self) -> torch.autocast:
         """Return the context that every training forward runs in: bfloat16 products, or nothing in float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    def speed(self, tokens: int, load: Load, work: Work, seconds: float) -> dict[str, float]:
+        """Return tokens a second, the most memory so far, and on a GPU whose peak is known the share of it (MFU)."""
+        speed = {"tokens_per_second": round(tokens / seconds, 1)} | self.mfu(load, work, seconds)
+        return speed | {"peak_memory_mb": self.peak_memory_mb()}
+
+    def mfu(self, load: Load, work: Work, seconds: float) -> dict[str, float]:
+        """Return {"mfu": the share of all GPUs' peak that training under this load reached}, or nothing."""
+        return share_of_peak(work.flops(load), seconds, peak(self.device, self.dtype), self.team.size)
 
     def peak_memory_mb(self) -> float:
         """Return the most memory held so far in MiB: of the GPU if there is one, else of the process."""

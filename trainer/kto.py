@@ -73,6 +73,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 2. The model, what it says before any step, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
     layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
+    work = modeling.prepare_training(model, options.optim, device)
     train, held_out = prepare(run_dir, model, sides, config, layout)
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
@@ -107,8 +108,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 learning_rate=rate,
                 grad_norm=norm,
                 tokens=tokens,
-                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
-                peak_memory_mb=device.peak_memory_mb(),
+                **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
             if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):

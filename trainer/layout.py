@@ -12,6 +12,7 @@ import torch
 from trainer import parallel, tree
 from trainer.config import ConfigError
 from trainer.device import Device
+from trainer.flops import NO_LOAD, Load, load_of
 from trainer.tree import Batch, Tree
 
 T = TypeVar("T")
@@ -30,12 +31,16 @@ class Layout:
     shared: bool
     tokens: int
     device: Device
+    load: Load = NO_LOAD
+    """What the steps since the last `take_load` gave to the model, in all processes."""
+    _attempt: Load = NO_LOAD
 
     def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[list[int], Batch]]:
         """Yield each forward: which of `trees` it holds, and its batch. Each of several processes gets its share."""
         ours = self.device.team.deal([one.length for one in trees])
         for numbers in tree.split([trees[i] for i in ours], self.tokens, shared=self.shared):
             part = [ours[n] for n in numbers]
+            self._attempt = self._attempt.plus(load_of([trees[i] for i in part], shared=self.shared))
             yield part, tree.collate([trees[i] for i in part], self.device.device, shared=self.shared)
 
     def counters(self) -> dict[str, int]:
@@ -66,10 +71,19 @@ class Layout:
         found = self.repeat(attempt, *optimizers)
         team = self.device.team
         team.sum_gradients(optimizers)
-        return found if team.size == 1 else add(team.gather(found))
+        parts, loads = zip(*team.gather((found, self._attempt)), strict=True)
+        for load in loads:
+            self.load = self.load.plus(load)
+        return found if team.size == 1 else add(list(parts))
+
+    def take_load(self) -> Load:
+        """Return what the model was given since the last call, and begin to count anew."""
+        load, self.load = self.load, NO_LOAD
+        return load
 
     def _repeat(self, attempt: Callable[[], T], optimizers: Sequence[torch.optim.Optimizer]) -> T:
         while True:
+            self._attempt = NO_LOAD
             try:
                 return attempt()
             except torch.OutOfMemoryError as error:

@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from trainer import tree
-from trainer.config import ConfigError, Lora, RunConfig
+from trainer import layers, tree
+from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
+from trainer.flops import Work, work_of
 from trainer.layout import Layout, choose
 from trainer.records import file_sha256
 from trainer.tree import Batch
@@ -165,6 +166,13 @@ def reference(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 def core(model: PreTrainedModel) -> PreTrainedModel:
     """Return the transformers model, whose layers hold the adapters if there are any."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def prepare_training(model: PreTrainedModel, optim: Optim, device: Device) -> Work:
+    """Let the model's layers be run as `optim` asks, and return the work of training it for each token."""
+    plain = core(model)
+    layers.prepare(plain.base_model, plain.config, optim, device.device)
+    return work_of(plain.base_model, plain.config, plain.get_output_embeddings())
 
 
 def choose_layout(model: PreTrainedModel, tokens: int, device: Device) -> Layout:

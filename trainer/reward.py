@@ -70,6 +70,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 2. The model, and where an earlier attempt left it.
     model = reward_model.new_reward_model(config, device, tokenizer)
     layout = model.choose_layout(options.optim.tokens_per_forward, device)
+    work = model.prepare_training(options.optim, device)
     optimizers = {
         f"reward_{number}": optim.build(model.parameters_of(number), options.optim) for number in range(options.models)
     }
@@ -109,8 +110,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 **watched,
                 learning_rate=rate,
                 tokens=tokens,
-                tokens_per_second=round(tokens / (time.perf_counter() - started), 1),
-                peak_memory_mb=device.peak_memory_mb(),
+                **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
             if team.leads and (stops or step % config.checkpoint_steps == 0 or step == last):

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, members, tree
-from trainer.config import RANKING, ConfigError, RewardOptions, RunConfig, weights_of
+from trainer import data, layers, members, tree
+from trainer.config import RANKING, ConfigError, Optim, RewardOptions, RunConfig, weights_of
 from trainer.device import Device
+from trainer.flops import Work, work_of
 from trainer.layout import Layout, choose
 from trainer.modeling import add_lora, cast_weights, check_length, from_pretrained, load_tokenizer
 from trainer.records import Message
@@ -144,6 +145,12 @@ class RewardModel(nn.Module):
         if self.is_encoder:
             return Layout(False, tokens, device)
         return choose(self.trunk, self.classifier, tokens, device)
+
+    def prepare_training(self, optim: Optim, device: Device) -> Work:
+        """Let the layers be run as `optim` asks, and return the work of training one member for each token."""
+        for one in self.members:
+            layers.prepare(members.trunk_of(one), one.config, optim, device.device)
+        return work_of(self.trunk, self.classifier.config, None, causal=not self.is_encoder)
 
     def merge(self, dtype: torch.dtype) -> None:
         """Merge the adapters and take the precision in which the model will be saved; thin adapters stay float32."""

@@ -49,8 +49,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     frozen = None if config.lora else modeling.load_policy(config.model, torch.float32, device.device)
     actor = Actor(modeling.load_trainable(config, device), frozen)
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device)
+    work = modeling.prepare_training(actor.policy, options.optim, device)
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
-    course = Course(run_dir, config, actor, layout)
+    course = Course(run_dir, config, actor, layout, work)
 
     with device.team.metrics(run_dir) as metrics:
         for iteration in course.left():

@@ -44,6 +44,7 @@ MECHANICS = (
     ("Value fit", "explained variance", ("explained_variance",)),
     ("Time of an iteration", "seconds", ("rollout_seconds", "estimate_seconds", "update_seconds")),
     ("Memory", "MiB, the most so far", ("peak_memory_mb",)),
+    ("Use of the GPUs", "share of their peak", ("mfu",)),
 )
 BOOKKEEPING = frozenset({"step", "time", "total_steps", "epoch", "episodes", "tokens"})
 

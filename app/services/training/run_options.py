@@ -30,6 +30,9 @@ NOT_OFFERED = frozenset({"run_id", "method", "model", "options", "device", "lora
     "reward_model", "more_reward_models", "gold_model", "policies", "baseline",
 }  # fmt: skip
 
+UNFIT = frozenset({("ppo", "compile"), ("rloo", "compile")})
+"""By method, options that the trainer would refuse whatever else is chosen."""
+
 # Sensible first values where they are not the trainer's own defaults, which suit training every weight.
 FIRST: dict[str, dict[str, str]] = {
     "sft": {"learning_rate": "0.0002", "epochs": "3"},
@@ -61,6 +64,7 @@ LABELS = {
     "batch_size": "Prompts a step",
     "beta1": "Beta 1",
     "beta2": "Beta 2",
+    "compile": "Compile the layers",
     "checkpoint_steps": "Steps between checkpoints",
     "grad_clip": "Gradient clipping",
     "criteria": "Criteria",
@@ -84,6 +88,8 @@ CHOICES = {
     "pairs": "Bradley-Terry (pairs)", "last": "the last", "all": "all", "vllm": "vLLM",
 }  # fmt: skip
 HINTS = {
+    "compile": "Faster steps after a slow first one; needs a C++ compiler on the worker.",
+    "recompute_activations": "Less memory, a third more work.",
     "lora_rank": "0 trains every weight.",
     "max_length": "Prompt and answer together, in tokens.",
     "max_new_tokens": "In tokens.",
@@ -132,7 +138,7 @@ def fields_of(method: str) -> tuple[OptionField, ...]:
         *group, name = path
         if name in found or group[-1:] == ["lora"]:
             name = f"{group[-1]}_{name}"
-        field = _field(method, name, path, hint, default)
+        field = None if (method, name) in UNFIT else _field(method, name, path, hint, default)
         if field is not None:
             found[name] = field
     order = {name: place for place, name in enumerate(MAIN)}

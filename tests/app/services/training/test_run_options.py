@@ -37,6 +37,13 @@ def test_an_untouched_form_is_what_the_trainer_would_do_by_itself(method: str) -
     assert parsed(method, plain) == dump_run(parse_run(GIVEN | {"method": method, "options": bare}))
 
 
+def test_what_a_method_would_refuse_in_any_case_is_not_offered() -> None:
+    for method, offered in (("dpo", True), ("ppo", False), ("rloo", False)):
+        names = {item.name for item in run_options.fields_of(method)}
+        assert ("compile" in names, "recompute_activations" in names) == (offered, True)
+    assert parsed("dpo", run_options.first_values("dpo") | {"compile": "yes"})["options"]["optim"]["compile"] is True
+
+
 def test_a_new_option_of_the_trainer_is_a_field_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class NewOptions:
