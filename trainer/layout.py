@@ -68,10 +68,11 @@ class Layout:
         add: Callable[[list[T]], T] = parallel.add_up,
     ) -> T:
         """Return the figures of a whole step: `repeat`, and the gradients and figures of all processes added up."""
-        found = self.repeat(attempt, *optimizers)
+        found = self._repeat(attempt, optimizers)
         team = self.device.team
         team.sum_gradients(optimizers)
-        parts, loads = zip(*team.gather((found, self._attempt)), strict=True)
+        parts, loads, budgets = zip(*team.gather((found, self._attempt, self.tokens)), strict=True)
+        self.tokens = min(budgets)
         for load in loads:
             self.load = self.load.plus(load)
         return found if team.size == 1 else add(list(parts))

@@ -26,6 +26,12 @@ T = TypeVar("T")
 BUCKET_ELEMENTS = 1 << 24
 """Gradients are summed together in buffers of at most so many numbers."""
 
+SIZE_BYTES, SHORT = 8, 2040
+"""What processes tell one another goes in one piece of so many bytes with its size before it, and the rest in a second.
+
+Most of it is short, and an exchange costs the time until the last process comes to it.
+"""
+
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others. One that dies is noticed by who started it; long answers are no fault."""
 
@@ -116,13 +122,22 @@ class Team:
         """Return what each process gives, in their order: anything that JSON can hold, and it keeps floats exactly."""
         if self.size == 1:
             return [value]
-        said = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self._device)
-        sizes = [torch.zeros(1, dtype=torch.long, device=self._device) for _ in range(self.size)]
-        distributed.all_gather(sizes, torch.tensor([len(said)], device=self._device))
-        longest = max(int(size) for size in sizes)
-        heard = [torch.zeros(longest, dtype=torch.uint8, device=self._device) for _ in range(self.size)]
-        distributed.all_gather(heard, torch.nn.functional.pad(said, (0, longest - len(said))))
-        return [json.loads(text[: int(size)].cpu().numpy().tobytes()) for text, size in zip(heard, sizes, strict=True)]
+        said = json.dumps(value).encode()
+        heard = self._exchange(len(said).to_bytes(SIZE_BYTES, "big") + said[:SHORT])
+        longest = max(int.from_bytes(one[:SIZE_BYTES], "big") for one in heard)
+        whole = [one[SIZE_BYTES:] for one in heard]
+        if longest > SHORT:
+            rest = self._exchange(said[SHORT:], longest - SHORT)
+            whole = [first + more for first, more in zip(whole, rest, strict=True)]
+        sizes = [int.from_bytes(one[:SIZE_BYTES], "big") for one in heard]
+        return [json.loads(text[:size]) for text, size in zip(whole, sizes, strict=True)]
+
+    def _exchange(self, said: bytes, room: int = SIZE_BYTES + SHORT) -> list[bytes]:
+        """Return what each process says, at most `room` bytes, filled up with zeros."""
+        ours = torch.frombuffer(bytearray(said.ljust(room, b"\0")), dtype=torch.uint8).to(self._device)
+        heard = [torch.empty_like(ours) for _ in range(self.size)]
+        distributed.all_gather(heard, ours)
+        return [one.cpu().numpy().tobytes() for one in heard]
 
     def merge(self, found: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return all of some float32 tensors on the CPU: each process has found its own, and left the others empty."""

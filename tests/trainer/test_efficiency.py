@@ -81,7 +81,7 @@ def test_recomputing_keeps_less_for_the_backward_pass(tiny_model: str) -> None:
 def test_bfloat16_products_with_float32_weights_train_nearly_alike(make_run: MakeRun, method: str) -> None:
     exact = trained(make_run, method, "exact", {"learning_rate": 1e-3})
     rounded = trained(make_run, method, "rounded", {"learning_rate": 1e-3}, precision="bfloat16")
-    assert rounded[0]["loss"] != exact[0]["loss"]
+    assert rounded[0]["grad_norm"] != exact[0]["grad_norm"]
     for ours, theirs in zip(rounded, exact, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
@@ -178,15 +178,11 @@ def test_the_work_is_what_torch_counts_where_nothing_is_masked(lora: Lora | None
     work = modeling.prepare_training(policy, Optim(), CPU)
     with FlopCounterMode(display=False) as counter:
         policy(input_ids=torch.arange(LENGTH)[None]).logits.sum().backward()
-    # Torch counts masked pairs, too; and the angles of the rotary embedding, a product of 4 frequencies and 10 places.
-    angles = 2 * (WIDTH // HEADS // 2) * LENGTH
-    wanted = work.flops(Load(LENGTH, LENGTH * LENGTH, LENGTH)) + angles
-    first = 0.0
-    if (
-        lora
-    ):  # nothing below the first layer's adapters is trained, so no gradient goes through its three first matrices
-        first = 2.0 * LENGTH * WIDTH * (WIDTH + 2 * WIDTH // 2) + 3 * 2.0 * LENGTH * WIDTH * lora.rank
-    assert counter.get_total_flops() == wanted - first
+    wanted = work.flops(Load(LENGTH, LENGTH * LENGTH, LENGTH))  # torch counts masked pairs, too
+    if lora:
+        # Below the first layer's adapters nothing is trained, so no gradient passes its queries, keys and values.
+        wanted -= 2.0 * LENGTH * (WIDTH * (WIDTH + 2 * WIDTH // 2) + 3 * WIDTH * lora.rank)
+    assert counter.get_total_flops() == wanted
 
 
 def test_a_load_counts_a_shared_prompt_once_and_every_pair_that_is_seen() -> None:

@@ -39,10 +39,46 @@ from trainer.rankings import group_comparisons
 from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, file_sha256
 
 BUDGET = 96  # tokens a forward: a step is several of them in one process, and fewer in each of two
+pytestmark = pytest.mark.timeout(900)
 SECONDS = 600  # until a process is given up; the machine may be busy
 
 # Five prompts in steps of two: in each epoch's last step the second process has nothing to do.
 OPTIM = {"learning_rate": 5e-3, "batch_size": 2, "epochs": 2.0, "schedule": "constant", "warmup_fraction": 0.0}
+
+
+# Two processes, forked from one that has imported everything: imports are most of what a short run takes.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["trainer.sft", "trainer.reward", "trainer.dpo", "trainer.kto", "trainer.ppo", "trainer.rloo"]
+)
+
+
+def start(act: Callable[..., None], *arguments: str) -> list[Any]:
+    """Start two processes that can find one another and do `act`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pair = [FORKS.Process(target=be_one, args=(rank, port, act, arguments)) for rank in (0, 1)]
+    for process in pair:
+        process.start()
+    return pair
+
+
+def be_one(rank: int, port: int, act: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    act(*arguments)
+
+
+def finish(pair: list[Any], code: int = EXIT_DONE) -> None:
+    for process in pair:
+        process.join(SECONDS)
+        assert process.exitcode == code
+
+
+def train(method: str, run_dir: str) -> None:
+    sys.exit(main([method, "--run", run_dir]))
 
 
 # Gradients
@@ -106,11 +142,9 @@ def flag(row: Comparison) -> Comparison:
     return dataclasses.replace(row, acceptable=1)
 
 
-def one_of_two(rank: int, port: int, model: str, judge: str, folder: str) -> None:
-    """Be one of two processes: write down the gradients, and the budget after memory has run out in the second."""
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def write_gradients(model: str, judge: str, folder: str) -> None:
+    """As one of two processes write down the gradients, and the budget after memory has run out in the second."""
+    rank = int(os.environ["RANK"])
     torch.use_deterministic_algorithms(True)
     cpu = torch.device("cpu")
     device = Device(cpu, torch.float32, parallel.join(cpu))
@@ -123,7 +157,7 @@ def one_of_two(rank: int, port: int, model: str, judge: str, folder: str) -> Non
             raise torch.OutOfMemoryError
         return len(list(layout.batches([tree.Tree([1], [[2, 3]])] * 3)))
 
-    layout.repeat(attempt)
+    layout.step(attempt)
     found["budget"] = torch.tensor(layout.tokens)
     save_file(found, Path(folder) / f"{rank}.safetensors")
     parallel.leave()
@@ -132,20 +166,9 @@ def one_of_two(rank: int, port: int, model: str, judge: str, folder: str) -> Non
 def test_the_gradients_of_two_processes_add_up_to_those_of_one(
     sharp_model: str, letter_judge: str, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    pair = [
-        context.Process(target=one_of_two, args=(rank, port, sharp_model, letter_judge, str(tmp_path)))
-        for rank in (0, 1)
-    ]
-    for process in pair:
-        process.start()
+    pair = start(write_gradients, sharp_model, letter_judge, str(tmp_path))
     alone = every_gradient(sharp_model, letter_judge, Device(torch.device("cpu"), torch.float32))
-    for process in pair:
-        process.join(SECONDS)
-        assert process.exitcode == 0
+    finish(pair)
     both = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     assert {name.partition("/")[0] for name in alone} == {"sft", "dpo", "kto", "reward", "ppo"}
     for found in both:
@@ -160,48 +183,34 @@ def test_the_gradients_of_two_processes_add_up_to_those_of_one(
 # Whole runs
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trainer.spawn", "2", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
-    )
-
-
-def train(run_dir: Path, method: str, code: int = EXIT_DONE) -> str:
-    process = start(method, "--run", str(run_dir))
-    said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == code, said
-    return said
-
-
-def wait_for_a_line(process: subprocess.Popen[str], run_dir: Path) -> None:
+def wait_for_a_line(run_dir: Path, poll: Callable[[], int | None]) -> None:
     deadline = time.monotonic() + SECONDS
     metrics = run_dir / "metrics.jsonl"
     while not metrics.exists() or not metrics.read_text():
-        assert process.poll() is None, process.communicate()[0]
+        assert poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # a file of another process gives no event to wait for
 
 
-def arrange(make_run: MakeRun, judge: str, method: str, name: str) -> Path:
+def arrange(make_run: MakeRun, judge: str, method: str, name: str, epochs: float = 2.0) -> Path:
     """Return a run of the method, of so few steps that the tests stay short."""
+    optim = {**OPTIM, "epochs": epochs}
     if method == "sft":
         return make_run("sft", name=name, demonstrations=some_demonstrations(7, 2), options={"optim": OPTIM})
     if method in ("ppo", "rloo"):
-        chosen = options(judge, iterations=3, answers_per_prompt=2, ppo_epochs=1, optim={**OPTIM, "batch_size": 6})
+        chosen = options(judge, iterations=4, answers_per_prompt=2, ppo_epochs=1, optim={**OPTIM, "batch_size": 6})
         return make_run(method, name=name, prompts=PROMPTS, lora={"rank": 4}, options=chosen)
     comparisons = [flag(row) for row in some_comparisons(5, 3)]
     more = {"heads": 2} if method == "reward" else {}
     lora = {"rank": 4} if method == "reward" else None
-    return make_run(method, name=name, comparisons=comparisons, lora=lora, options={"optim": OPTIM, **more})
+    return make_run(method, name=name, comparisons=comparisons, lora=lora, options={"optim": optim, **more})
 
 
 @pytest.mark.parametrize("method", ["sft", "reward", "kto", "rloo"])
 def test_two_processes_train_as_one_does(make_run: MakeRun, letter_judge: str, method: str) -> None:
     one, both = (arrange(make_run, letter_judge, method, name) for name in ("one", "both"))
     assert main([method, "--run", str(one)]) == EXIT_DONE
-    train(both, method)
+    finish(start(train, method, str(both)))
     wanted, found = (read_lines(run_dir / "metrics.jsonl") for run_dir in (one, both))
     assert [row["step"] for row in found] == [row["step"] for row in wanted]
     exact = ("tokens", "total_steps", "episodes", "updates")
@@ -219,17 +228,19 @@ def test_two_processes_train_as_one_does(make_run: MakeRun, letter_judge: str, m
 def test_a_run_of_two_processes_that_was_stopped_goes_on_to_the_same_bits(
     make_run: MakeRun, letter_judge: str, method: str
 ) -> None:
-    whole, stopped, fewer = (arrange(make_run, letter_judge, method, name) for name in ("whole", "stopped", "fewer"))
-    train(whole, method)
-    process = start(method, "--run", str(stopped))
-    wait_for_a_line(process, stopped)
-    process.terminate()  # whoever started the processes is told alone, and tells them
-    said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == EXIT_STOPPED, said
+    # Steps enough that the word to stop comes before the last one.
+    whole, stopped, fewer = (
+        arrange(make_run, letter_judge, method, name, epochs=8.0) for name in ("whole", "stopped", "fewer")
+    )
+    finish(start(train, method, str(whole)))
+    pair = start(train, method, str(stopped))
+    wait_for_a_line(stopped, lambda: pair[0].exitcode)
+    pair[1].terminate()  # one is asked to stop, and both do
+    finish(pair, EXIT_STOPPED)
     assert 1 <= len(read_lines(stopped / "metrics.jsonl")) < len(read_lines(whole / "metrics.jsonl"))
     subprocess.run(["cp", "-r", f"{stopped}/.", str(fewer)], check=True)
 
-    train(stopped, method)
+    finish(start(train, method, str(stopped)))
     assert timeless(stopped / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
     for path in (whole / "final").iterdir():
         assert file_sha256(stopped / "final" / path.name) == file_sha256(path), path.name
@@ -241,21 +252,41 @@ def test_a_run_of_two_processes_that_was_stopped_goes_on_to_the_same_bits(
     assert rows[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=2e-3, abs=1e-4)
 
 
-def test_a_killed_process_ends_the_training_at_once_with_a_sentence(make_run: MakeRun) -> None:
+# The command
+
+
+def test_the_command_passes_on_a_request_to_stop_and_ends_at_once_when_a_process_is_killed(make_run: MakeRun) -> None:
     slow = {"optim": {**OPTIM, "epochs": 10_000.0}}
     run_dir = make_run("sft", demonstrations=some_demonstrations(4), options=slow)
-    process = start("sft", "--run", str(run_dir))
-    wait_for_a_line(process, run_dir)
-    second = max(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
-    os.kill(second, signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGKILL
+    command = [sys.executable, "-m", "trainer.spawn", "2", "sft", "--run", str(run_dir)]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **streams) as process:
+        wait_for_a_line(run_dir, process.poll)
+        process.terminate()  # it alone is told
+        said, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == EXIT_STOPPED, said
+    before = len(read_lines(run_dir / "metrics.jsonl"))
+    with subprocess.Popen(command, **streams) as process:
+        deadline = time.monotonic() + SECONDS
+        while (run_dir / "metrics.jsonl").read_text().count("\n") <= before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # as above
+        second = max(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+        os.kill(second, signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGKILL
     assert said.splitlines()[-1] == (
         "Process 2 of 2 was killed (SIGKILL), so the training ends; the same command goes on from its last checkpoint."
     )
 
 
-def test_the_exit_code_is_the_trainings_own_and_a_method_that_cannot_share_is_refused(make_run: MakeRun) -> None:
+def test_a_method_that_cannot_share_its_work_is_refused(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     run_dir = make_run("sample", prompts=PROMPTS[:1])
-    said = train(run_dir, "sample", EXIT_BAD_INPUT)
-    assert "sample runs in one process; only sft, reward, dpo, kto, ppo, rloo can share its work among several." in said
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sample", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == (
+        "sample runs in one process; only sft, reward, dpo, kto, ppo, rloo can share its work among several.\n"
+    )
