@@ -57,7 +57,10 @@ def test_a_run_asks_for_several_gpus_only_where_its_method_can_share_the_work(sc
     project, model, admin = scene
     with transaction() as session:
         make_prompts(session, project, QUESTIONS)
-    for gpus, sentence in ((2, "Sampling runs on one GPU; only sft, reward, dpo, kto, ppo, rloo can share"), (0, "at least one GPU")):
+    for gpus, sentence in (
+        (2, "Sampling runs on one GPU; only sft, reward, dpo, kto, ppo, rloo can share"),
+        (0, "at least one GPU"),
+    ):
         with pytest.raises(InvalidInputError, match=sentence), transaction() as session:
             runs.create_sampling_run(session, project, model, admin, gpus=gpus)
     with transaction() as session:
