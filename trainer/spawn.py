@@ -18,6 +18,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED
+
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 
@@ -25,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start the processes and return the first one's exit code, or that of the first that failed."""
+    """Start the processes and return their exit code, or that of the one that failed."""
     size, command = int(arguments[0]), [sys.executable, "-m", "trainer", *arguments[1:]]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     while True:
         codes = [child.poll() for child in children]
-        # One that was killed takes the others down with it, so it is the cause of whatever they say.
-        failed = min((code for code in codes if code not in (None, 0)), default=None)
+        failed = cause(codes)
         if failed is not None:
             # The others say the same soon, or wait for one that is gone.
             _end(children, patience=5.0 if failed > 0 else 0.0)
@@ -66,9 +67,21 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
                 flush=True,
             )
             return 128 - failed
-        if all(code == 0 for code in codes):
-            return 0
+        if None not in codes:
+            return max(code or 0 for code in codes)  # done, or stopped: then the first one had a checkpoint to save
         time.sleep(POLL_SECONDS)
+
+
+def cause(codes: Sequence[int | None]) -> int | None:
+    """Return the code of the process that the others failed by; None while none has failed.
+
+    A word of the training's own comes first. Without one, who was killed took the others down by being gone. To have
+    stopped on request is no failure.
+    """
+    failed = [code for code in codes if code not in (None, 0, EXIT_STOPPED)]
+    own = [code for code in failed if code in (EXIT_BAD_INPUT, EXIT_DIVERGED)]
+    killed = [code for code in failed if code is not None and code < 0]
+    return next(iter([*own, *killed, *failed]), None)
 
 
 def _end(children: list[subprocess.Popen[bytes]], patience: float) -> None:

@@ -30,13 +30,13 @@ from conftest import MakeRun
 from safetensors.torch import load_file, save_file
 from test_ppo import ONE_STEP, actor_of, gradients, some_episodes
 
-from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, tree
+from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, spawn, tree
 from trainer.__main__ import main
 from trainer.config import DpoOptions, KtoOptions, Optim, RewardOptions, parse_run
 from trainer.device import Device
 from trainer.layout import Layout
 from trainer.rankings import group_comparisons
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, file_sha256
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Comparison, file_sha256
 
 BUDGET = 96  # tokens a forward: a step is several of them in one process, and fewer in each of two
 pytestmark = pytest.mark.timeout(900)
@@ -279,6 +279,15 @@ def test_the_command_passes_on_a_request_to_stop_and_ends_at_once_when_a_process
     assert said.splitlines()[-1] == (
         "Process 2 of 2 was killed (SIGKILL), so the training ends; the same command goes on from its last checkpoint."
     )
+
+
+def test_of_several_exit_codes_the_one_that_caused_the_others_counts() -> None:
+    assert spawn.cause([None, 0]) is None
+    assert spawn.cause([None, EXIT_STOPPED]) is None  # the first one is saving
+    assert spawn.cause([1, EXIT_BAD_INPUT]) == EXIT_BAD_INPUT  # the first lost the second, which had refused
+    assert spawn.cause([-signal.SIGABRT, EXIT_DIVERGED]) == EXIT_DIVERGED
+    assert spawn.cause([1, -signal.SIGKILL]) == -signal.SIGKILL
+    assert spawn.cause([None, 1]) == 1
 
 
 def test_a_method_that_cannot_share_its_work_is_refused(
