@@ -56,7 +56,7 @@ def test_a_recipe_is_stored_with_the_defaults_of_today_and_read_back_the_same() 
         (changed(3, options={"beta": 0}), "Stage 4 (dpo): options.beta must be above 0."),
         (changed(3, options={"betta": 1}), "Stage 4 (dpo): options has an unknown key 'betta'"),
         (changed(3, settings={"lora": {"rank": 0}}), "Stage 4 (dpo): lora.rank must be at least 1."),
-        (changed(4, settings={"gpus": 2}), "Stage 5 (evaluate): Evaluation runs on one GPU; only sft"),
+        (changed(4, settings={"gpus": 2}), "Stage 5 (evaluate): Evaluation runs on one GPU; only sft, reward"),
         (
             changed(3, settings={"gpus": 0}),
             "Stage 4 (dpo): “settings.gpus”: input should be greater",
