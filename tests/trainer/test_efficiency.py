@@ -96,7 +96,7 @@ def test_master_weights_and_moments_stay_in_float32(make_run: MakeRun) -> None:
             assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}, path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, when it first loads its compiler
+@pytest.mark.filterwarnings("ignore")  # of torch, about what its own compiler does
 def test_compiled_layers_train_alike_and_without_a_compiler_are_refused(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
