@@ -96,24 +96,29 @@ def test_master_weights_and_moments_stay_in_float32(make_run: MakeRun) -> None:
             assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}, path
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, about what its own compiler does
-def test_compiled_layers_train_alike_and_without_a_compiler_are_refused(
+COMPILED = {"max_steps": 1, "batch_size": 2, "compile": True, "recompute_activations": True}
+
+
+def test_without_a_compiler_nothing_is_compiled_and_the_run_is_refused(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    plain = trained(make_run, "sft", "plain", {"max_steps": 1, "batch_size": 2})
-    compiled = {"max_steps": 1, "batch_size": 2, "compile": True, "recompute_activations": True}
+    run_dir = make_run("sft", demonstrations=some_demonstrations(2), options={"optim": COMPILED})
     monkeypatch.setenv("CXX", "no-such-compiler")
-    run_dir = make_run("sft", name="refused", demonstrations=some_demonstrations(2), options={"optim": compiled})
     assert main(["sft", "--run", str(run_dir)]) == EXIT_BAD_INPUT
     assert capsys.readouterr().err == (
         "optim.compile needs a C++ compiler, and there is none here; install g++ or set optim.compile to false.\n"
     )
-    monkeypatch.delenv("CXX")
+
+
+@pytest.mark.slow  # compiling takes minutes on a busy machine
+@pytest.mark.filterwarnings("ignore")  # of torch, about what its own compiler does
+def test_compiled_layers_train_alike(make_run: MakeRun) -> None:
     try:
         layers.check_compiler(CPU.device)
     except ConfigError:
         pytest.skip("no C++ compiler here")
-    found = trained(make_run, "sft", "compiled", compiled)
+    plain = trained(make_run, "sft", "plain", {"max_steps": 1, "batch_size": 2})
+    found = trained(make_run, "sft", "compiled", COMPILED)
     assert found[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-5)
     assert found[0]["grad_norm"] == pytest.approx(plain[0]["grad_norm"], rel=1e-4)
 
