@@ -4,7 +4,7 @@ python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [re
                 [ppo-speed] [growth]
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
-                [science-grouping] [science-policies] [science-hh] [gpu] [processes]
+                [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [processes]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from bench import (
     sampling,
     science_grouping,
     science_hh,
+    science_plots,
     science_policies,
     sft_speed,
     snapshot,
@@ -60,6 +61,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "science-grouping": science_grouping.main,
     "science-policies": science_policies.main,
     "science-hh": science_hh.main,
+    "science-plots": science_plots.main,
 }
 SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main, "import": imports.main}
 """Benches that take a number of rankings or comparisons."""
