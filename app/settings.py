@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None, description="a Ray cluster on which this worker's runs train, such as auto or host:6379"
     )
+    tracker: Literal["wandb", "mlflow", "trackio"] | None = Field(
+        default=None, description="where this worker's runs are tracked besides, through that library"
+    )
+    tracker_project: str = Field(default="plackett", description="the project or experiment in the tracker")
     gpus: int | None = Field(default=None, ge=1, description="devices a GPU worker offers; default: those it counts")
     endpoints: dict[str, Endpoint] = Field(
         default={}, description="servers of models for live chat, as JSON: name → base_url, api_key_env, models"
@@ -135,9 +139,9 @@ class Settings(BaseSettings):
     chat_idle_seconds: float = Field(default=60.0, description="an endpoint that is silent for so long has failed")
     chat_total_seconds: float = Field(default=300.0, description="the longest time one answer may take")
 
-    @field_validator("artifacts", mode="before")
+    @field_validator("artifacts", "tracker", mode="before")
     @classmethod
-    def _empty_is_no_store(cls, value: object) -> object:
+    def _empty_is_none(cls, value: object) -> object:
         return value or None  # how a compose file says that nothing is set
 
     @field_validator("endpoints", mode="before")

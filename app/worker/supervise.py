@@ -28,12 +28,13 @@ from app.services.labeling import outcomes
 from app.services.training import artifacts, devices, run_states, workers
 from app.services.training.run_states import Beat, Lease, LostLeaseError
 from app.settings import Settings, get_settings
-from app.worker import run_folder
+from app.worker import run_folder, trackers
 from app.worker.checkpoint_watch import CheckpointWatch
 from app.worker.child import Child, NewerAttemptError, Training
 from app.worker.errand import Errand
 from app.worker.pulse import OUTAGES, Pulse
 from app.worker.ray_child import RayChild
+from app.worker.tracker_child import Tracking
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, RecordError
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ class _Attempt:
         self.pid: int | None = None
         self.tail = run_folder.MetricsTail(self.folder)
         self.watch: CheckpointWatch | None = None
+        self.tracking: Tracking | None = None
+        self.outcome = trackers.STOPPED
         self.pending: dict[int, dict[str, object]] = {}
         self.pulse = Pulse(lease, worker, settings, claimed, self._seen, self._bring_back)
 
@@ -112,6 +115,9 @@ class _Attempt:
             self._retry(f"The run directory cannot be used: {error}.", None)
         else:
             self._conclude(ended)
+        finally:
+            if self.tracking is not None:
+                self.tracking.end(self.outcome)
 
     def _start(self) -> Training | None:
         """Make the run directory and start the trainer in it; None when the worker is asked to stop before that."""
@@ -127,8 +133,17 @@ class _Attempt:
         self.watch = CheckpointWatch(self.folder, plan.checkpoints, artifacts.publish)
         training = self._on_cluster(plan.gpus) if self.settings.ray_address else self._here(plan.gpus)
         self.pid = training.pid
+        self._track()
         logger.info("the trainer has started", extra=logs.fields(method=self.method, gpus=plan.gpus, trainer=self.pid))
         return training
+
+    def _track(self) -> None:
+        if self.settings.tracker is None:
+            return
+        try:
+            self.tracking = Tracking(self.settings.tracker, self.settings.tracker_project, self.folder)
+        except OSError as error:
+            logger.warning("the run is not tracked: %s", error)
 
     def _here(self, gpus: int) -> Child:
         trainer = self.trainer if gpus == 1 else (*SPAWN, str(gpus))
@@ -269,6 +284,7 @@ class _Attempt:
         except (RecordError, PlackettError) as error:
             self._fail(str(error), EXIT_DONE)
         else:
+            self.outcome = trackers.SUCCEEDED
             logger.info("the run has succeeded")
             self._tidy()
 
@@ -288,6 +304,7 @@ class _Attempt:
         logger.info("the run is given back: %s", reason, extra=logs.fields(exit_code=code))
 
     def _fail(self, reason: str, code: int | None) -> None:
+        self.outcome = trackers.FAILED
         self._write(lambda session: run_states.fail(session, self.lease, reason, code))
         logger.warning("the run has failed: %s", reason, extra=logs.fields(exit_code=code))
 
