@@ -3,7 +3,8 @@
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [sft_speed]
                 [ppo-speed] [growth]
                 [downloads] [export [RANKINGS]]
-                [snapshot [RANKINGS]] [import [COMPARISONS]] [hostile-files] [active-selection]
+                [snapshot [RANKINGS]] [import [COMPARISONS]] [label-studio [COMPARISONS]]
+                [hostile-files] [active-selection]
                 [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [processes]
 """
 
@@ -22,6 +23,7 @@ from bench import (
     handout,
     hostile_files,
     imports,
+    label_studio,
     labelers,
     next_task,
     page,
@@ -56,6 +58,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "quality": quality.main,
     "snapshot": snapshot.main,
     "import": imports.main,
+    "label-studio": label_studio.main,
     "hostile-files": hostile_files.main,
     "active-selection": active_selection.main,
     "science-grouping": science_grouping.main,
@@ -63,7 +66,12 @@ BENCHES: dict[str, Callable[[], None]] = {
     "science-hh": science_hh.main,
     "science-plots": science_plots.main,
 }
-SIZED: dict[str, Callable[[int], None]] = {"export": export.main, "snapshot": snapshot.main, "import": imports.main}
+SIZED: dict[str, Callable[[int], None]] = {
+    "export": export.main,
+    "snapshot": snapshot.main,
+    "import": imports.main,
+    "label-studio": label_studio.main,
+}
 """Benches that take a number of rankings or comparisons."""
 
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench import peers
+
+ROOT = peers.ROOT
 TRL = "trl==1.16.0"
 
 
@@ -35,17 +36,10 @@ def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
 
     Says so and does nothing where it cannot be made, as without a network.
     """
-    folder = ROOT / "build" / peer.replace("==", "-")
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        (packages,) = folder.glob("lib/python*/site-packages")
-        (packages / "ours.pth").write_text(f"{Path(torch.__file__).parent.parent}\n", encoding="utf-8")
-        install = [str(python), "-m", "pip", "install", "--quiet", "-c", "constraints.txt", peer, "datasets>=4"]
-        if subprocess.run(install, cwd=ROOT, check=False).returncode:
-            print(f"{module}: skipped, pip could not install {peer}", file=sys.stderr)
-            return
-        ready.touch()
+    ours = Path(torch.__file__).parent.parent
+    programs = peers.environment(peer, ["-c", "constraints.txt", "datasets>=4"], ours=ours)
+    if programs is None:
+        return
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     environment = {
         **os.environ,
@@ -54,7 +48,9 @@ def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    subprocess.run([python, "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [programs / "python", "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True
+    )
 
 
 @contextmanager
