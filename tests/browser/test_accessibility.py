@@ -30,6 +30,7 @@ def blank_page(chromium: Browser) -> Iterator[Page]:
     page.close()
 
 
+@pytest.mark.timeout(1200)  # some seventy pages, each four times
 def test_every_page_can_be_read_and_used_at_any_width_in_light_and_dark(
     make_user: MakeUser, open_page: OpenPage, watch: Watch, tmp_path: Path
 ) -> None:

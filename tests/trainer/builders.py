@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ 'assistant' if message['role'] == 'assistant' else 'user' }}>"
     "{{ message['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+MakeRun = Callable[..., Path]
+"""What the fixture `make_run` gives: it writes a run directory."""
+
 WORDS = ("red", "blue", "green", "small", "large", "old", "new", "fast", "slow", "warm")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import CPU, build_tokenizer, save_judge
+from builders import CPU, MakeRun, build_tokenizer, save_judge
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainer import modeling
@@ -62,9 +61,6 @@ def sharp_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> st
             parameter.mul_(4 if parameter.ndim > 1 else 1)
     modeling.save_policy(policy, build_tokenizer(), folder, torch.float32)
     return str(folder)
-
-
-MakeRun = Callable[..., Path]
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ask, build_tokenizer, read_lines
-from conftest import MakeRun
+from builders import MakeRun, ask, build_tokenizer, read_lines
 
 from trainer import feedback, modeling, revise
 from trainer.__main__ import main

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, WORDS, ask, build_tokenizer, read_lines
-from conftest import MakeRun
+from builders import CPU, WORDS, MakeRun, ask, build_tokenizer, read_lines
 from test_methods import FAST, StopAfter, assert_same, summary_of
 
 from trainer import data, reward, reward_model

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, options, read_lines, some_comparisons, some_demonstrations, without_clock
-from conftest import MakeRun
+from builders import CPU, MakeRun, options, read_lines, some_comparisons, some_demonstrations, without_clock
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ask, read_lines, some_comparisons
-from conftest import MakeRun
+from builders import MakeRun, ask, read_lines, some_comparisons
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForSequenceClassification,

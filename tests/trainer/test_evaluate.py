@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ask, build_tokenizer, read_lines, some_comparisons
-from conftest import MakeRun
+from builders import MakeRun, ask, build_tokenizer, read_lines, some_comparisons
 
 from trainer import evaluate, modeling, rollout
 from trainer.__main__ import main

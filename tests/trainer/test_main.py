@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import ask, some_comparisons, some_demonstrations
-from conftest import MakeRun
+from builders import MakeRun, ask, some_comparisons, some_demonstrations
 
 from trainer.__main__ import main
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, Comparison, write_manifest

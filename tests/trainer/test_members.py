@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, ask, build_tokenizer, some_comparisons
-from conftest import MakeRun
+from builders import CPU, MakeRun, ask, build_tokenizer, some_comparisons
 from safetensors.torch import load_file
 from test_methods import FAST, StopAfter, assert_same, summary_of
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ask, build_tokenizer, read_lines, some_comparisons, some_demonstrations, without_clock
-from conftest import MakeRun
+from builders import MakeRun, ask, build_tokenizer, read_lines, some_comparisons, some_demonstrations, without_clock
 from transformers import AutoModelForCausalLM
 
 from trainer import data, dpo, kto, modeling, optim, reward, sft

@@ -19,6 +19,7 @@ import pytest
 import torch
 from builders import (
     PROMPTS,
+    MakeRun,
     build_tokenizer,
     options,
     read_lines,
@@ -26,7 +27,6 @@ from builders import (
     some_demonstrations,
     timeless,
 )
-from conftest import MakeRun
 from safetensors.torch import load_file, save_file
 from test_ppo import ONE_STEP, actor_of, gradients, some_episodes
 

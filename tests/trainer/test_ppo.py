@@ -9,6 +9,7 @@ from builders import (
     CPU,
     OPTIM,
     PROMPTS,
+    MakeRun,
     StopAfter,
     ask,
     assert_same,
@@ -17,7 +18,6 @@ from builders import (
     read_lines,
     some_demonstrations,
 )
-from conftest import MakeRun
 from transformers import AutoModelForCausalLM
 
 from trainer import episodes, judges, losses, modeling, ppo, ptx, rollout, tree

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, OPTIM, PROMPTS, assert_same, kill_after, options, read_lines
-from conftest import MakeRun
+from builders import CPU, OPTIM, PROMPTS, MakeRun, assert_same, kill_after, options, read_lines
 
 from trainer import losses, modeling, rloo, rollout, tree
 from trainer.__main__ import main

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from builders import ask, read_lines
-from conftest import MakeRun
+from builders import MakeRun, ask, read_lines
 
 from trainer import sample
 from trainer.__main__ import main

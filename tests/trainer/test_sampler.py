@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, OPTIM, PROMPTS, build_tokenizer, options, read_lines
-from conftest import MakeRun
+from builders import CPU, OPTIM, PROMPTS, MakeRun, build_tokenizer, options, read_lines
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trainer import modeling, ppo, rollout, sampler

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import ask, read_lines, some_comparisons
-from conftest import MakeRun
+from builders import MakeRun, ask, read_lines, some_comparisons
 from torch.testing import assert_close
 
 from trainer.__main__ import main

@@ -404,7 +404,8 @@ def test_a_plot_is_an_image_that_can_run_nothing(scene: Scene) -> None:
     folder = get_settings().runs_dir / str(run.id) / "plots"
     folder.mkdir(parents=True)
     (folder / "loss.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
-    (folder.parent / "run.json").write_text("{}")
+    for name in ("run.json", "report.json"):
+        (folder.parent / name).write_text("{}")
     assert scene.admin.get(f"/runs/{run.id}/plots/loss.svg").status_code == 404  # not before it has succeeded
     lease = claimed(run)
     with transaction() as session:
