@@ -79,6 +79,7 @@ class ChaosStack:
         self.ours: dict[str, ChildProcess] = {}
         self._environment = environment
         self._due: list[tuple[float, Callable[[], None]]] = []
+        self._away: list[PostgresServer | RedisServer] = []
 
     def start_servers(self) -> None:
         self.postgres.start()
@@ -121,6 +122,10 @@ class ChaosStack:
         due, self._due = [i for i in self._due if i[0] <= now], [i for i in self._due if i[0] > now]
         for _, act in sorted(due, key=lambda item: item[0]):
             act()
+        for server in (self.postgres, self.redis):
+            # Whoever kills the process that recovers a killed Postgres ends that Postgres, though only a child was hit.
+            if server not in self._away and server.process is not None and not server.process.running:
+                server.start()
         for process in self.ours.values():
             if not process.running:
                 process.start()
@@ -188,13 +193,16 @@ class ChaosStack:
 
     def _bring_back(self, target: str, dice: random.Random) -> None:
         server = {"postgres": self.postgres, "redis": self.redis}.get(target)
-        if server is not None:
-            self._due.append((time.monotonic() + dice.uniform(*AWAY_SECONDS), lambda: _start_again(server)))
+        if server is None:
+            return
 
+        def start_again() -> None:
+            self._away.remove(server)
+            if server.process is None or server.process.wait(10):
+                server.start()
 
-def _start_again(server: PostgresServer | RedisServer) -> None:
-    if server.process is None or server.process.wait(10):
-        server.start()
+        self._away.append(server)
+        self._due.append((time.monotonic() + dice.uniform(*AWAY_SECONDS), start_again))
 
 
 def descendants(pid: int) -> list[int]:
