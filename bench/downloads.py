@@ -56,9 +56,11 @@ def downloading(address: str, path: str, token: str) -> Iterator[list[SlowClient
     for client in clients:
         client.start()
     deadline = time.monotonic() + 60
-    while not all(client.status for client in clients) and time.monotonic() < deadline:
-        time.sleep(0.1)
     try:
+        while not all(client.status for client in clients):
+            if time.monotonic() > deadline:
+                raise RuntimeError("Not every download was answered within a minute.")
+            time.sleep(0.1)
         yield clients
     finally:
         over.set()

@@ -156,7 +156,7 @@ def test_a_project_without_answers_is_told_so_by_the_job(place: Place) -> None:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS} s in vain"
         time.sleep(0.02)
 
 
