@@ -7,10 +7,13 @@ every Debian): it changes the user, and asks the kernel to signal the server whe
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.errors import SetupError
@@ -31,12 +34,29 @@ def server_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(SERVER_USER)
     except KeyError:
         pass
-    useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if useradd:
+    with _alone():
+        return _make_server_user()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold a lock that all processes share: of two useradd at once, one may undo the other."""
+    folder = os.open("/etc", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _make_server_user() -> pwd.struct_passwd:
+    """Make the user unless somebody has by now."""
+    with suppress(KeyError):
+        return pwd.getpwnam(SERVER_USER)
+    if useradd := shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin"):
         command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER]
         subprocess.run(command, check=False, capture_output=True)
     try:
-        # Read again whatever useradd said: a second start may have made the user at the same moment.
         return pwd.getpwnam(SERVER_USER)
     except KeyError:
         raise SetupError(

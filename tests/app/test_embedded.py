@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import secrets
 import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -344,6 +347,26 @@ def test_a_folder_nobody_can_be_let_into_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_PASSING_CAPABILITIES", ())
     with pytest.raises(PlackettError, match=r"who cannot reach .*set PLACKETT_VAR"):
         identity.reaching_prefix(identity.server_user(), "INT", [tmp_path])
+
+
+@only_root
+def test_several_first_starts_at_once_make_one_user_for_the_servers():
+    name = f"plackett-{secrets.token_hex(4)}"
+    program = (
+        "import sys, time; from app.embedded import identity; identity.SERVER_USER = sys.argv[1]; "
+        "time.sleep(max(0.0, float(sys.argv[2]) - time.time())); print(identity.server_user().pw_uid)"
+    )
+    together = str(time.time() + 3)
+    starts = [
+        subprocess.Popen([sys.executable, "-c", program, name, together], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    try:
+        numbers = {start.communicate(timeout=60)[0].strip() for start in starts}
+        assert numbers == {str(pwd.getpwnam(name).pw_uid)}
+        assert [user.pw_name for user in pwd.getpwall()].count(name) == 1
+    finally:
+        subprocess.run(["userdel", name], check=True)
 
 
 # The model server
