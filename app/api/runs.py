@@ -42,6 +42,7 @@ class RunOut(Closed):
     attempt: int
     progress_step: int | None
     progress_total: int | None
+    gpus: int
     snapshot_id: UUID | None
     parent_model_id: UUID | None
     model_id: UUID | None
@@ -82,7 +83,8 @@ class RunIn(Closed):
     snapshot_id: UUID | None = None
     reward_model_id: UUID | None = None
     policy_ids: list[UUID] = Field([], max_length=16)
-    prompts: Literal["all", "unsampled", "held_out"] = "all"
+    prompts: Literal["all", "unsampled", "train", "held_out"] = "all"
+    gpus: int = Field(1, ge=1, le=run_options.MOST_GPUS, description="how many GPUs of one worker it waits for")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     max_length: int | None = Field(None, ge=16, le=1 << 20)
     lora: LoraIn | None = None
@@ -90,7 +92,7 @@ class RunIn(Closed):
 
     def settings(self) -> dict[str, Any]:
         """Return the keys of run.json that all methods share."""
-        found: dict[str, Any] = {"seed": self.seed}
+        found: dict[str, Any] = {"seed": self.seed, "gpus": self.gpus}
         if self.max_length is not None:
             found["max_length"] = self.max_length
         if self.lora is not None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from app.errors import InvalidInputError, NotFoundError
 from app.forms import FormModel, Submitted, sentences
 from app.services.training import run_options
-from app.services.training.run_options import BY_PEOPLE
+from app.services.training.run_options import BY_PEOPLE, MOST_GPUS
 
 TITLES: dict[str, tuple[str, str]] = {
     "sft": ("SFT", "Fine-tune a model on the demonstrations."),
@@ -31,10 +31,6 @@ TITLES: dict[str, tuple[str, str]] = {
 }
 OFFERED = {method: TITLES.get(method, (method.upper(), "")) for method in BY_PEOPLE}
 """Title and lead of each method that the trainer of this release knows."""
-
-
-MOST_GPUS = 1024
-"""More than any worker offers; what a run asks for beyond its workers makes it wait."""
 
 
 class RunForm(FormModel):

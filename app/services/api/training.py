@@ -28,6 +28,7 @@ _RUNS = select(
     Run.attempt,
     Run.progress_step,
     Run.progress_total,
+    Run.gpus,
     Run.snapshot_id,
     Run.parent_model_id,
     ModelVersion.id.label("model_id"),

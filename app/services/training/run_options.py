@@ -30,6 +30,9 @@ NOT_OFFERED = frozenset({"run_id", "method", "model", "options", "device", "lora
     "reward_model", "more_reward_models", "gold_model", "policies", "baseline",
 }  # fmt: skip
 
+MOST_GPUS = 1024
+"""More than any worker offers; what a run asks for beyond its workers makes it wait."""
+
 UNFIT = frozenset({("ppo", "compile"), ("rloo", "compile")})
 """By method, options that the trainer would refuse whatever else is chosen."""
 
