@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import time
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,23 +20,42 @@ from app.worker.mirror import PIECE_BYTES, Mirror, to_send
 from app.worker.remote_trainer import RemoteTrainer
 
 LOOK_SECONDS = 0.5
+CONNECT_SECONDS = 60.0
 PLACE_SECONDS = 600.0
 CALL_SECONDS = 120.0
 LOST = -9
 """The status of a trainer whose machine or actor is gone, as if it had been killed."""
 
 
-class RayChild:
-    """A started training of `processes` processes, one GPU each where `device` is one.
+class ClusterError(Exception):
+    """The cluster took the run and could not start it."""
 
-    Raises `OSError` when the cluster cannot be reached or has no room for it.
+
+class ClusterAwayError(ClusterError):
+    """The cluster does not answer or has no room now: nothing speaks against the run."""
+
+
+class RayChild:
+    """A started training of `processes` processes, one GPU each where `gpu` is set.
+
+    Raises `ClusterAwayError` when the cluster does not answer, has no room in time, or nobody wants the start any more
+    (`called_off`), else `ClusterError` when it does not start the run.
     """
 
     def __init__(
-        self, address: str, trainer: tuple[str, ...], method: str, run_dir: Path, processes: int, *, gpu: bool
+        self,
+        address: str,
+        trainer: tuple[str, ...],
+        method: str,
+        run_dir: Path,
+        processes: int,
+        called_off: Event,
+        *,
+        gpu: bool,
     ) -> None:
         self._ray = _connect(address)
         self._run_dir = run_dir
+        self._called_off = called_off
         self._group: Any = None
         self._actors: list[Any] = []
         self._asked, self._killed, self._over = Event(), Event(), Event()
@@ -44,9 +64,10 @@ class RayChild:
             self._place(processes, gpu=gpu)
             self._send()
             self._start(trainer, method)
+            self._still_wanted()
         except (self._ray.exceptions.RayError, TimeoutError) as error:
             self._release()
-            raise OSError(f"the Ray cluster at {address} did not start the run: {error}") from error
+            raise ClusterError(f"The Ray cluster at {address} did not start the run: {error}") from error
         except BaseException:
             self._release()
             raise
@@ -82,7 +103,7 @@ class RayChild:
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         bundle = {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
         self._group = placement.placement_group([dict(bundle) for _ in range(processes)], strategy="PACK")
-        self._call(self._group.ready(), PLACE_SECONDS)
+        self._wait_for_room(f"{processes} {'GPUs' if gpu else 'processes'}")
         remote = self._ray.remote(RemoteTrainer)
         self._actors = [
             remote.options(
@@ -93,6 +114,18 @@ class RayChild:
             ).remote()
             for index in range(processes)
         ]
+
+    def _wait_for_room(self, room: str) -> None:
+        ready = self._group.ready()
+        deadline = time.monotonic() + PLACE_SECONDS
+        while not self._ray.wait([ready], timeout=LOOK_SECONDS)[0]:
+            self._still_wanted()
+            if time.monotonic() > deadline:
+                raise ClusterAwayError(f"The Ray cluster has had no room for {room} in {PLACE_SECONDS / 60:g} minutes.")
+
+    def _still_wanted(self) -> None:
+        if self._called_off.is_set():
+            raise ClusterAwayError("The start on the Ray cluster was called off.")
 
     def _send(self) -> None:
         """Send the inputs to every process; a piece at a time, so that no large file is held whole."""
@@ -158,15 +191,28 @@ class RayChild:
             self._group = None
 
 
+_connecting: Errand[Any] | None = None
+"""The connection that is being made: Ray has one for a process, and it cannot be called off, so the next waits."""
+
+
 def _connect(address: str) -> Any:
     """Return the ray module, connected. It is imported here alone, because it is an optional part."""
+    global _connecting  # noqa: PLW0603 # see there
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise OSError("PLACKETT_RAY_ADDRESS is set, but Ray is not installed: pip install 'plackett[ray]'") from error
+        message = "PLACKETT_RAY_ADDRESS is set, but Ray is not installed: pip install 'plackett[ray]'."
+        raise ClusterError(message) from error
     if not ray.is_initialized():
+        _connecting = _connecting or Errand(
+            lambda: ray.init(address=address, log_to_driver=False, configure_logging=False)
+        )
+        _connecting.join(CONNECT_SECONDS)
+        if _connecting.is_alive():
+            raise ClusterAwayError(f"The Ray cluster at {address} has not answered in {CONNECT_SECONDS:g} s.")
+        made, _connecting = _connecting, None
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            made.settle()
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise OSError(f"the Ray cluster at {address} does not answer: {error}") from error
+            raise ClusterAwayError(f"The Ray cluster at {address} does not answer: {error}") from error
     return ray

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -33,7 +33,7 @@ from app.worker.checkpoint_watch import CheckpointWatch
 from app.worker.child import Child, NewerAttemptError, Training
 from app.worker.errand import Errand
 from app.worker.pulse import OUTAGES, Pulse
-from app.worker.ray_child import RayChild
+from app.worker.ray_child import ClusterAwayError, ClusterError, RayChild
 from app.worker.tracker_child import Tracking
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, RecordError
 
@@ -106,11 +106,16 @@ class _Attempt:
         try:
             child = self._start()
             if child is None:
-                self._give_back("The worker was stopped before it began; another one takes over.", None)
+                stopped = "The worker was stopped before it began; another one takes over."
+                self._give_back("Cancelled on request." if self.pulse.cancel_asked else stopped, None)
                 return
             ended = self._watch(child)
         except RecordError as error:
             self._fail(str(error), None)
+        except ClusterAwayError as error:
+            self._give_back(str(error), None, self.settings.run_retry_seconds)
+        except ClusterError as error:
+            self._retry(str(error), None)
         except OSError as error:
             self._retry(f"The run directory cannot be used: {error}.", None)
         else:
@@ -120,18 +125,17 @@ class _Attempt:
                 self.tracking.end(self.outcome)
 
     def _start(self) -> Training | None:
-        """Make the run directory and start the trainer in it; None when the worker is asked to stop before that."""
+        """Make the run directory and start the trainer in it; None when it is called off before that."""
         plan = self._write(lambda session: run_folder.plan(session, session.get_one(Run, self.lease.run_id)))
         self.method = plan.method
         making = Errand(lambda: run_folder.prepare(plan, self.folder, self.lease.fence))
-        while making.is_alive():
-            making.join(POLL_SECONDS)
-            self._look()
-            if self.drain.is_set():
-                return None
+        if self._called_off_before(making):
+            return None
         making.settle()
         self.watch = CheckpointWatch(self.folder, plan.checkpoints, artifacts.publish)
         training = self._on_cluster(plan.gpus) if self.settings.ray_address else self._here(plan.gpus)
+        if training is None:
+            return None
         self.pid = training.pid
         self._track()
         logger.info("the trainer has started", extra=logs.fields(method=self.method, gpus=plan.gpus, trainer=self.pid))
@@ -150,20 +154,30 @@ class _Attempt:
         command = [*trainer, self.method, "--run", str(self.folder)]
         return Child(command, self.folder, self.lease.fence)
 
-    def _on_cluster(self, gpus: int) -> RayChild:
-        """Start on the cluster; that it has room may take a while, and so may sending."""
+    def _on_cluster(self, gpus: int) -> RayChild | None:
+        """Start on the cluster; that it has room may take a while, and so may sending. None when it is called off."""
         address = str(self.settings.ray_address)
         trainer = () if self.trainer == TRAINER else self.trainer  # the far end has a Python of its own
         gpu = not self.settings.trainer_device.startswith("cpu")
-        starting = Errand(lambda: RayChild(address, trainer, self.method, self.folder, gpus, gpu=gpu))
+        off = Event()
+        starting = Errand(lambda: RayChild(address, trainer, self.method, self.folder, gpus, off, gpu=gpu))
+        wanted = False
         try:
-            while starting.is_alive():
-                starting.join(POLL_SECONDS)
-                self._look()
-        except LostLeaseError:
-            Errand(lambda: starting.settle().kill())
-            raise
-        return starting.settle()
+            wanted = not self._called_off_before(starting)
+        finally:
+            if not wanted:
+                off.set()
+                Errand(lambda: starting.settle().kill())  # in case it had started already
+        return starting.settle() if wanted else None
+
+    def _called_off_before(self, errand: Errand[Any]) -> bool:
+        """Keep the lease until the errand is over; True as soon as the worker is to stop or the run is cancelled."""
+        while errand.is_alive():
+            errand.join(POLL_SECONDS)
+            self._look()
+            if self.drain.is_set() or self.pulse.cancel_asked:
+                return True
+        return False
 
     def _watch(self, child: Training) -> Ended:
         """Watch the child until it has ended. Never leaves it running, whatever is raised."""
@@ -299,8 +313,8 @@ class _Attempt:
         except (*OUTAGES, OSError) as error:
             logger.warning("run %s: its checkpoints stay in the store: %s", self.lease.run_id, error)
 
-    def _give_back(self, reason: str, code: int | None) -> None:
-        self._write(lambda session: run_states.give_back(session, self.lease, reason, code))
+    def _give_back(self, reason: str, code: int | None, pause: float = 0.0) -> None:
+        self._write(lambda session: run_states.give_back(session, self.lease, reason, code, pause))
         logger.info("the run is given back: %s", reason, extra=logs.fields(exit_code=code))
 
     def _fail(self, reason: str, code: int | None) -> None:

@@ -207,8 +207,8 @@ def retry(session: Session, lease: Lease, reason: str, exit_code: int | None, pa
     return str(row.state)
 
 
-def give_back(session: Session, lease: Lease, reason: str, exit_code: int | None) -> None:
-    """running → queued because the worker is stopping; the attempt does not count."""
+def give_back(session: Session, lease: Lease, reason: str, exit_code: int | None, pause_seconds: float = 0.0) -> None:
+    """running → queued for a reason that lies not in the run, as a worker that stops; the attempt does not count."""
     row = _one(
         session.execute(
             update(Run)
@@ -221,7 +221,7 @@ def give_back(session: Session, lease: Lease, reason: str, exit_code: int | None
                 fruitless=func.greatest(Run.fruitless - 1, 0),
                 lease_owner=None,
                 lease_until=None,
-                not_before=NOW,
+                not_before=NOW + timedelta(seconds=pause_seconds),
                 dispatched_at=None,
             )
             .returning(Run.state),
