@@ -16,8 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from run_builders import fill_project, make_project, make_user
 
-from app import client as client_module
-from app.client import Client
+from app.client import Client, files
 from app.db import transaction
 from app.errors import PlackettError
 from app.models import User
@@ -102,7 +101,7 @@ def test_a_file_is_sent_in_pieces_and_gone_on_with_where_it_broke_off(
     file = tmp_path / "rankings.jsonl"
     with Client(address, token) as client:
         client.save(file, next(item["id"] for item in client.projects() if item["name"] == "Kindness"))
-    monkeypatch.setattr(client_module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(files, "PIECE_BYTES", 1000)
     with Client(address, sender) as client:
         send, sent = client._http.patch, []
 
