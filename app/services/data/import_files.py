@@ -2,7 +2,7 @@
 
 A file may be compressed with gzip, or be Parquet, whose rows a child process writes as lines: then it is at most 4 GiB
 once undone, and at most 200 times its compressed size. A line is at most 1 MiB, nested at most 32 deep, strict UTF-8,
-without NUL, NaN, a key given twice, half a surrogate pair.
+without NUL, NaN, a key given twice, half a surrogate pair. Of a file that is one JSON array each element is as a line.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
-from app.services.data import imports
+from app.services.data import arrays, imports
+from app.services.data.arrays import ArrayError
 from app.services.data.formats import detect, spreadsheet
 from app.services.data.formats.catalog import Format
 from app.services.data.formats.records import Conversation, LeftOutError, Record, Row
@@ -36,8 +37,12 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass
 class Reading:
-    """What is wrong with a file (then nothing is taken), and what of it is left out while the rest is taken."""
+    """What is wrong with a file (then nothing is taken), and what of it is left out while the rest is taken.
 
+    `unit` is what is counted: lines, or the elements of an array.
+    """
+
+    unit: Literal["Line", "Element"] = "Line"
     lines: int = 0
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
@@ -50,11 +55,15 @@ class Reading:
         if len(self.problems) < SHOWN_PROBLEMS:
             self.problems.append(problem)
 
+    def refuse_line(self, number: int, why: BadLineError) -> None:
+        """Count a line that cannot be taken."""
+        self.refuse(f"{self.unit} {number} {why}")
+
     def leave_out(self, number: int, why: str) -> None:
         """Count a line that holds nothing to take."""
         self.left_out_count += 1
         if len(self.left_out) < SHOWN_PROBLEMS:
-            self.left_out.append(f"Line {number}: {why}")
+            self.left_out.append(f"{self.unit} {number}: {why}")
 
 
 def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
@@ -75,7 +84,7 @@ def _items(file: BinaryIO, of: Format, reading: Reading, kind: type[T]) -> Itera
                 yield item
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reading.refuse("The file is not whole: its compressed part ends early or is damaged.")
-    except _TooLargeError as error:
+    except (_TooLargeError, ArrayError) as error:
         reading.refuse(str(error))
     except parquet.UnreadableError as error:
         reading.refuse(f"The file was read up to row {reading.lines}, then no further: {error}")
@@ -85,11 +94,11 @@ def detected(file: BinaryIO) -> str | None:
     """Return the name of the format that the file's first line looks like, or None. The file is at its start again."""
     try:
         with _undone(file) as source:
-            for _, raw in imports.lines(source):
+            for _, raw in arrays.elements(source) if arrays.is_array(source) else imports.lines(source):
                 line = raw.strip(b" \t\r\n")
                 if line:
                     return detect.of_header(imports.decoded(line)) or detect.of_row(_object(raw, line))
-    except (BadLineError, EOFError, zlib.error, gzip.BadGzipFile, _TooLargeError, parquet.UnreadableError):
+    except _UNREADABLE:
         return None  # reading it in earnest says what is wrong
     finally:
         file.seek(0)
@@ -107,7 +116,7 @@ def _checked(source: BinaryIO, of: Format, reading: Reading) -> Iterator[Record 
         except LeftOutError as error:
             reading.leave_out(number, str(error))
         except BadLineError as error:
-            reading.refuse(f"Line {number} {error}")
+            reading.refuse_line(number, error)
         else:
             yield from found
         if reading.problem_count >= MAX_PROBLEMS:
@@ -139,6 +148,11 @@ def _read(of: Format, row: Any) -> Iterator[Record] | Iterator[Conversation]:
 
 class _TooLargeError(Exception):
     """The file is larger than is taken."""
+
+
+_UNREADABLE = (
+    BadLineError, EOFError, zlib.error, gzip.BadGzipFile, _TooLargeError, ArrayError, parquet.UnreadableError
+)  # fmt: skip
 
 
 class _Bounded(io.RawIOBase):
@@ -178,14 +192,16 @@ def _undone(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _objects(file: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row]]:
-    for number, raw in imports.lines(file):
+    is_array = arrays.is_array(file)
+    reading.unit = "Element" if is_array else "Line"
+    for number, raw in arrays.elements(file) if is_array else imports.lines(file):
         line = raw.strip(b" \t\r\n")
-        if not line:
+        if not line and not is_array:
             continue
         try:
             value = _object(raw, line)
         except BadLineError as error:
-            reading.refuse(f"Line {number} {error}")
+            reading.refuse_line(number, error)
             if reading.problem_count >= MAX_PROBLEMS:
                 return
         else:

@@ -28,7 +28,7 @@ MAX_DEPTH = 32
 MAX_MESSAGES = 1_000
 SHOWN_PROBLEMS = 50
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class BadLineError(ValueError):
@@ -97,7 +97,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         if not line.endswith(b"\n"):
             while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
@@ -171,7 +171,8 @@ def parsed(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise BadLineError(f"is not valid JSON: {error.msg.lower()} at column {error.colno}.") from None
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise BadLineError(f"is not valid JSON: {error.msg.lower()} at {line}column {error.colno}.") from None
     except BadLineError:
         raise
     except ValueError:  # an integer with thousands of digits
