@@ -8,6 +8,7 @@ from typing import Any
 from app.services.projects.guidelines import IMPORTED_VERSION
 
 _KINDS = (("prompts", "Prompts"), ("comparisons", "Rankings"), ("demonstrations", "Demonstrations"))
+_WORDS = {kind: title.lower() for kind, title in _KINDS}
 _ORIGINS = {
     "task": "tasks of ranking",
     "edit": "edits beside their originals",
@@ -65,8 +66,9 @@ def _collection(manifest: Mapping[str, Any]) -> list[str]:
             f"- {_answers(count)} under version {version} of the guidelines"
             + (f" (sha256 `{sha256}`)." if sha256 else ".")
         )
-    if manifest.get("datasets"):
-        lines.append(f"- Imported from {_counts(manifest['datasets'].items())}.")
+    for dataset, found in manifest.get("datasets", {}).items():
+        counts = {"comparisons": found} if isinstance(found, int) else found  # rankings alone were counted once
+        lines.append(f"- Imported from {dataset}: {_counts((_WORDS[kind], n) for kind, n in counts.items())}.")
     lines.append(
         "- Left out: what was taken back, replaced by a later answer, not counted because it came late, set aside by a "
         "quarantine, and tasks whose answer was known beforehand."

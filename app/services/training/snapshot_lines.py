@@ -59,16 +59,20 @@ def _by_prompt(chunks: Iterator[list[Row]]) -> Iterator[list[Row]]:
 def prompts(moment: Session, project: Project, tally: Tally) -> Iterator[Lines]:
     """Yield the lines of all prompts in their order, and count them."""
     statement = (
-        select(Prompt.position, Prompt.split, Prompt.content_sha256, cast(Prompt.messages, Text), Prompt.id)
+        select(
+            Prompt.position, Prompt.split, Prompt.content_sha256, cast(Prompt.messages, Text), Prompt.id, Import.dataset
+        )
+        .outerjoin(Import, Import.id == Prompt.import_id)
         .where(Prompt.project_id == project.id)
         .order_by(Prompt.position)
     )
     for chunk in _rows(moment, statement):
-        tally.prompts.update(split for _, split, _, _, _ in chunk)
+        tally.prompts.update(row[1] for row in chunk)
+        tally.brought.update(("prompts", row[5]) for row in chunk if row[5])
         yield Lines(
             [
                 b'{"id":"p%s","messages":%s,"split":"%s"}\n' % (sha256[:16], canonical(messages), split)
-                for _, split, sha256, messages, _ in chunk
+                for _, split, sha256, messages, _, _ in chunk
             ],
             [b'{"position":%s,"split":"%s","id":"%s"}\n' % (row[0], row[1], row[4]) for row in chunk],
         )
@@ -89,11 +93,13 @@ def demonstrations(moment: Session, project: Project, labelers: dict[bytes, byte
             GuidelineVersion.version,
             literal_column(exports.DEMONSTRATION_JUDGE),
             func.to_json(Demonstration.text),
+            Import.dataset,
             literal_column(entry),
         )
         .join(Task, Task.prompt_id == Prompt.id)
         .join(Demonstration, Demonstration.task_id == Task.id)
         .join(GuidelineVersion, GuidelineVersion.id == Demonstration.guideline_version_id)
+        .outerjoin(Import, Import.id == Demonstration.import_id)
         .where(Prompt.project_id == project.id, *standing.demonstrations())
         .order_by(Prompt.position)
     )
@@ -101,8 +107,10 @@ def demonstrations(moment: Session, project: Project, labelers: dict[bytes, byte
     for rows in _by_prompt(_rows(moment, statement)):
         messages, split = canonical(rows[0][1]), rows[0][2]
         found = []
-        for _, _, _, user, version, judge, answer, ledger in rows:
+        for _, _, _, user, version, judge, answer, dataset, ledger in rows:
             labeler = labelers[user]
+            if dataset:
+                tally.brought["demonstrations", dataset] += 1
             tally.answers[Answer("demonstrations", labeler, version, judge, split)] += 1
             found.append((answer, labeler, _entry(rows[0][0], split, labeler, judge, ledger)))
         found.sort()

@@ -44,6 +44,8 @@ class Tally:
         self.answers: Counter[Answer] = Counter()
         self.judgements: Counter[Judgement] = Counter()
         self.prompts: Counter[bytes] = Counter()
+        self.brought: Counter[tuple[str, bytes]] = Counter()
+        """Prompts and demonstrations that came from a dataset, by kind; of rankings the judgement says so."""
         self.weights: Counter[tuple[int, float]] = Counter()
         """How many rankings of a round weigh so much."""
 
@@ -85,6 +87,16 @@ class Tally:
         """Return how many rankings have this origin."""
         return sum(count for judgement, count in self.judgements.items() if judgement.origin.decode() == origin)
 
+    def datasets(self) -> dict[str, dict[str, int]]:
+        """Return how many of each kind came from each dataset that was imported."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for (kind, dataset), count in self.brought.items():
+            found[dataset.decode()][kind] += count
+        for judgement, count in self.judgements.items():
+            if judgement.dataset:
+                found[judgement.dataset.decode()]["comparisons"] += count
+        return {dataset: dict(sorted(counts.items())) for dataset, counts in sorted(found.items())}
+
     def judged(self) -> bool:
         """Return whether any answer was judged by a criterion."""
         return any(judgement.is_judged for judgement in self.judgements)
@@ -107,8 +119,6 @@ class Tally:
             counts["holds"]["with strengths"] += count * judgement.has_strengths
             if judgement.is_judged:
                 counts["holds"]["with judgements"] += count
-            if judgement.dataset:
-                counts["datasets"][judgement.dataset.decode()] += count
         shown = {name: dict(sorted(found.items())) for name, found in counts.items()}
         return {
             "labelers": {name: dict(found) for name, found in sorted(labelers.items())},
@@ -118,7 +128,7 @@ class Tally:
             "origins": shown.get("origins", {}),
             "ranked_answers": shown.get("sizes", {}),
             "rankings_hold": shown.get("holds", {}),
-            **({"datasets": shown["datasets"]} if "datasets" in shown else {}),
+            **({"datasets": datasets} if (datasets := self.datasets()) else {}),
             **({"rounds": rounds} if (rounds := self.rounds()) else {}),
             **({"imported": shown["imported"]} if "imported" in shown else {}),
         }

@@ -94,6 +94,10 @@ def test_a_demonstration_is_marked_as_one_from_elsewhere(project: Project) -> No
         snapshot = freeze(session, session.get_one(Project, project.id), owner)
         assert snapshot.manifest["files"]["demonstrations.jsonl"]["rows"] == 3
         assert snapshot.manifest["imported"] == {"demonstrations": 3}
+        assert snapshot.manifest["datasets"] == {
+            "a model's": {"demonstrations": 1},
+            "handbook": {"demonstrations": 2, "prompts": 2},
+        }
         assert snapshot.manifest["judges"] == {"ai": 1, "human": 2}
 
 

@@ -24,6 +24,7 @@ from app.services.data.formats.records import Loss
 from app.services.data.intake import Report
 from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
+from app.services.training import data_cards
 
 DATA = Path(__file__).parents[5] / "shared" / "data"
 HH = DATA / "hh-rlhf" / "harmless-base-test.jsonl.gz"
@@ -87,6 +88,14 @@ def test_an_imported_ranking_is_marked_as_one(project: Project) -> None:
         )
         assert snapshot.manifest["guideline_versions"] == {"0": 2}
         assert snapshot.manifest["imported"] == {"comparisons": 2}
+        assert snapshot.manifest["datasets"] == {
+            "arena 2024": {"comparisons": 1, "prompts": 1},
+            "elsewhere": {"comparisons": 1},
+        }
+        card = data_cards.markdown(snapshot.manifest, snapshot.sha256)
+        assert "- Imported from arena 2024: rankings (1), prompts (1).\n" in card
+        before = data_cards.markdown(snapshot.manifest | {"datasets": {"arena 2024": 2}}, snapshot.sha256)
+        assert "- Imported from arena 2024: rankings (2).\n" in before
 
 
 def test_an_imported_labeler_can_never_sign_in_and_is_on_no_page(project: Project) -> None:
