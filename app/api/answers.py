@@ -9,12 +9,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from app.api.callers import ExportCaller
+from app.api.callers import ExportCaller, ExportProject
 from app.api.problems import PROBLEMS
-from app.api.schemas import Closed, Moment, Page, PageQuery, page
+from app.api.schemas import Closed, Moment, Page, PageQuery, example, page
 from app.db import SessionDep
 from app.services.api import answers, labelers
-from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["answers"])
 
@@ -50,6 +49,35 @@ class RankingOut(AnswerOut):
     Answers that it leaves out stand below them, in no order. The export holds the same with all texts.
     """
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000031",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "task_id": "0198c0de-0000-7000-8000-000000000022",
+            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+            "labeler": "labeler-5f0c1d2e3a",
+            "simulated": False,
+            "guideline_version": 2,
+            "seconds": 41.5,
+            "counted": True,
+            "not_counted_reason": None,
+            "quarantined": False,
+            "supersedes": None,
+            "superseded": False,
+            "retracts": False,
+            "judge": "human",
+            "dataset": None,
+            "created_at": "2026-11-02T09:00:00Z",
+            "origin": "task",
+            "purpose": "collect",
+            "ranking": [["0198c0de-0000-7000-8000-000000000024"], ["0198c0de-0000-7000-8000-000000000023"]],
+            "strengths": [2],
+            "acceptable": 1,
+            "judgements": {"0198c0de-0000-7000-8000-000000000023": {"helpful": 5}},
+            "reason": "The second says why.",
+            "shown_order": ["0198c0de-0000-7000-8000-000000000023", "0198c0de-0000-7000-8000-000000000024"],
+        }
+    )
     origin: Origin
     purpose: Literal["collect", "gold", "screening", "evaluation"]
     ranking: list[list[UUID]]
@@ -63,6 +91,29 @@ class RankingOut(AnswerOut):
 class DemonstrationOut(AnswerOut):
     """An ideal answer, or an edit of the answer `completion_id`."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000032",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "task_id": "0198c0de-0000-7000-8000-000000000022",
+            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+            "labeler": "labeler-5f0c1d2e3a",
+            "simulated": False,
+            "guideline_version": 2,
+            "seconds": 41.5,
+            "counted": True,
+            "not_counted_reason": None,
+            "quarantined": False,
+            "supersedes": None,
+            "superseded": False,
+            "retracts": False,
+            "judge": "human",
+            "dataset": None,
+            "created_at": "2026-11-02T09:00:00Z",
+            "completion_id": None,
+            "text": "Short light scatters more than long light.",
+        }
+    )
     completion_id: UUID | None
     text: str
 
@@ -81,6 +132,41 @@ class ChatSideOut(Closed):
 class ChatTurnOut(Closed):
     """A message of a live chat, its two answers, and which of them the chat went on from."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000033",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "chat_id": "0198c0de-0000-7000-8000-000000000034",
+            "number": 1,
+            "message": "Why is the sky blue?",
+            "answers": [
+                {
+                    "side": "a",
+                    "state": "done",
+                    "text": "It scatters.",
+                    "endpoint": "local",
+                    "model": "base",
+                    "finish_reason": "stop",
+                },
+                {
+                    "side": "b",
+                    "state": "done",
+                    "text": "It is painted.",
+                    "endpoint": "local",
+                    "model": "dpo-3",
+                    "finish_reason": "stop",
+                },
+            ],
+            "state": "judged",
+            "chosen": "a",
+            "ranking_id": "0198c0de-0000-7000-8000-000000000031",
+            "labeler": "labeler-5f0c1d2e3a",
+            "simulated": False,
+            "guideline_version": 2,
+            "created_at": "2026-11-02T09:00:00Z",
+            "decided_at": "2026-11-02T09:05:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     chat_id: UUID
@@ -100,6 +186,20 @@ class ChatTurnOut(Closed):
 class LabelerOut(Closed):
     """How much somebody has done in a project. Name and address need the scope people:read, and are null without."""
 
+    model_config = example(
+        {
+            "labeler": "labeler-5f0c1d2e3a",
+            "name": None,
+            "email": None,
+            "simulated": False,
+            "rankings": 210,
+            "demonstrations": 4,
+            "not_counted": 2,
+            "median_seconds": 48.0,
+            "first_at": "2026-11-02T09:00:00Z",
+            "last_at": "2026-11-27T16:20:00Z",
+        }
+    )
     labeler: Labeler
     name: str | None
     email: str | None
@@ -143,17 +243,15 @@ class LabelersQuery(PageQuery):
 
 @router.get("/projects/{project_id}/rankings")
 def list_rankings(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[RankingsQuery, Query()]
+    session: SessionDep, project: ExportProject, asked: Annotated[RankingsQuery, Query()]
 ) -> Page[RankingOut]:
     """List a project's rankings, also those that are superseded or not counted; the export is the faster way to all."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         RankingOut,
         lambda part: answers.rankings(
             session,
-            project_id,
+            project.id,
             part,
             task_id=asked.task_id,
             origin=asked.origin,
@@ -161,7 +259,7 @@ def list_rankings(
             since=asked.since,
             until=asked.until,
         ),
-        project_id,
+        project.id,
     )
 
 
@@ -175,18 +273,16 @@ def read_ranking(ranking_id: UUID, session: SessionDep, caller: ExportCaller) ->
 
 @router.get("/projects/{project_id}/demonstrations")
 def list_demonstrations(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[DemonstrationsQuery, Query()]
+    session: SessionDep, project: ExportProject, asked: Annotated[DemonstrationsQuery, Query()]
 ) -> Page[DemonstrationOut]:
     """List a project's demonstrations and edits of answers."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         DemonstrationOut,
         lambda part: answers.demonstrations(
-            session, project_id, part, counted=asked.counted, since=asked.since, until=asked.until
+            session, project.id, part, counted=asked.counted, since=asked.since, until=asked.until
         ),
-        project_id,
+        project.id,
     )
 
 
@@ -200,16 +296,14 @@ def read_demonstration(demonstration_id: UUID, session: SessionDep, caller: Expo
 
 @router.get("/projects/{project_id}/chat-turns")
 def list_chat_turns(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[ChatTurnsQuery, Query()]
+    session: SessionDep, project: ExportProject, asked: Annotated[ChatTurnsQuery, Query()]
 ) -> Page[ChatTurnOut]:
     """List the turns of a project's live chats."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         ChatTurnOut,
-        lambda part: answers.chat_turns(session, project_id, part, chat_id=asked.chat_id, state=asked.state),
-        project_id,
+        lambda part: answers.chat_turns(session, project.id, part, chat_id=asked.chat_id, state=asked.state),
+        project.id,
     )
 
 
@@ -223,15 +317,13 @@ def read_chat_turn(turn_id: UUID, session: SessionDep, caller: ExportCaller) -> 
 
 @router.get("/projects/{project_id}/labelers")
 def list_labelers(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[LabelersQuery, Query()]
+    session: SessionDep, caller: ExportCaller, project: ExportProject, asked: Annotated[LabelersQuery, Query()]
 ) -> Page[LabelerOut]:
     """List who has worked in a project, under pseudonyms unless the token may see names, with figures."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     with_names = "people:read" in caller.scopes
     return page(
         asked,
         LabelerOut,
-        lambda part: labelers.statistics(session, project_id, part, with_names=with_names),
-        project_id,
+        lambda part: labelers.statistics(session, project.id, part, with_names=with_names),
+        project.id,
     )

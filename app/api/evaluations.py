@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.api import versions
-from app.api.callers import ModelsCaller, RunsCaller, RunsWriter
+from app.api.callers import ModelsCaller, ModelsProject, RunsCaller, RunsProject, RunsWriter, RunsWriterProject
 from app.api.models import ModelOut
 from app.api.once import OnceDep, json_only
 from app.api.problems import EDITS, PROBLEMS, WRITES
@@ -55,6 +55,35 @@ class BlindOut(Closed):
     In a list `figures` is null while it goes on.
     """
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000051",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "run_id": "0198c0de-0000-7000-8000-000000000011",
+            "candidate_id": "0198c0de-0000-7000-8000-000000000012",
+            "incumbent_id": "0198c0de-0000-7000-8000-000000000013",
+            "state": "open",
+            "overlap": 2,
+            "prompts": 62,
+            "identical": 3,
+            "verdict": None,
+            "reason": None,
+            "figures": {
+                "win_rate": 0.58,
+                "low": 0.47,
+                "high": 0.68,
+                "verdict": "undecided",
+                "judged": 40,
+                "waiting": 19,
+                "rankings": 80,
+                "ties": 9,
+                "labelers": 5,
+                "simulated": 0,
+            },
+            "created_at": "2026-11-02T09:00:00Z",
+            "stopped_at": None,
+        }
+    )
     id: UUID
     project_id: UUID
     run_id: UUID
@@ -105,7 +134,19 @@ class GateIn(Closed):
 class GateOut(GateIn):
     """A project's gate."""
 
-    model_config = example({"project_id": "0198c0de-0000-7000-8000-000000000001", "min_blind_win_rate": 0.5})
+    model_config = example(
+        {
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "min_accuracy": 0.6,
+            "min_win_rate": 0.5,
+            "min_blind_win_rate": 0.5,
+            "max_kl": 20.0,
+            "max_perplexity_rise": 0.1,
+            "max_choice_drop": 0.02,
+            "promotes": False,
+            "blind_percent": 50,
+        }
+    )
     project_id: UUID
 
 
@@ -122,6 +163,24 @@ class CheckOut(Closed):
 class VerdictOut(Closed):
     """What the gate found of a policy at one moment."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000052",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "model_id": "0198c0de-0000-7000-8000-000000000012",
+            "passed": False,
+            "checks": [
+                {
+                    "name": "max_kl",
+                    "limit": 20.0,
+                    "measured": 23.4,
+                    "passed": False,
+                    "source": "the evaluation run of 2 November",
+                },
+            ],
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     model_id: UUID
@@ -133,6 +192,17 @@ class VerdictOut(Closed):
 class PromotionOut(Closed):
     """One change of the policy in use."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000053",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "model_id": "0198c0de-0000-7000-8000-000000000012",
+            "previous_id": "0198c0de-0000-7000-8000-000000000013",
+            "how": "admin",
+            "verdict_id": None,
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     model_id: UUID
@@ -167,25 +237,22 @@ class PromotionsQuery(PageQuery):
 
 @router.get("/projects/{project_id}/blind-evaluations")
 def list_blind_evaluations(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[BlindQuery, Query()]
+    session: SessionDep, project: RunsProject, asked: Annotated[BlindQuery, Query()]
 ) -> Page[BlindOut]:
     """List a project's blind evaluations."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
-        asked, BlindOut, lambda part: evaluations.blind(session, project_id, part, state=asked.state), project_id
+        asked, BlindOut, lambda part: evaluations.blind(session, project.id, part, state=asked.state), project.id
     )
 
 
 @router.post("/projects/{project_id}/blind-evaluations", responses=WRITES, status_code=201, response_model=BlindOut)
 def start_blind_evaluation(
-    project_id: UUID, sent: BlindIn, session: SessionDep, caller: RunsWriter, once: OnceDep
+    sent: BlindIn, session: SessionDep, caller: RunsWriter, project: RunsWriterProject, once: OnceDep
 ) -> Response:
     """Open the tasks that compare two policies; asked again, it is the same evaluation."""
-    caller.require_project(project_id)
     made = blind.start(
         session,
-        projects.get(session, project_id),
+        project,
         tokens.maker(session, caller),
         runs.get(session, sent.run_id),
         registry.get(session, sent.candidate_id),
@@ -252,16 +319,14 @@ def change_gate(
 
 @router.get("/projects/{project_id}/verdicts")
 def list_verdicts(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[VerdictsQuery, Query()]
+    session: SessionDep, project: RunsProject, asked: Annotated[VerdictsQuery, Query()]
 ) -> Page[VerdictOut]:
     """List what a project's gate has said."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         VerdictOut,
-        lambda part: evaluations.verdicts(session, project_id, part, model_id=asked.model_id),
-        project_id,
+        lambda part: evaluations.verdicts(session, project.id, part, model_id=asked.model_id),
+        project.id,
     )
 
 
@@ -277,19 +342,17 @@ def judge_model(model_id: UUID, session: SessionDep, caller: ModelsCaller, once:
 
 @router.get("/projects/{project_id}/promotions")
 def list_promotions(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[PromotionsQuery, Query()]
+    session: SessionDep, project: RunsProject, asked: Annotated[PromotionsQuery, Query()]
 ) -> Page[PromotionOut]:
     """List which policy was in use since when, and how it became so."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
-    return page(asked, PromotionOut, lambda part: evaluations.promotions(session, project_id, part), project_id)
+    return page(asked, PromotionOut, lambda part: evaluations.promotions(session, project.id, part), project.id)
 
 
 @router.post("/projects/{project_id}/roll-back", responses=WRITES, response_model=ModelOut)
-def roll_back(project_id: UUID, sent: RollBackIn, session: SessionDep, caller: ModelsCaller, once: OnceDep) -> Response:
+def roll_back(
+    sent: RollBackIn, session: SessionDep, caller: ModelsCaller, project: ModelsProject, once: OnceDep
+) -> Response:
     """Use the policy again that was in use before this one."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     model = promotions.roll_back(session, project, tokens.maker(session, caller), sent.leaving_id)
     session.flush()
     return once.answer(ModelOut(**training.model(session, model.id)))

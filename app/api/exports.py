@@ -11,16 +11,16 @@ from uuid import UUID
 
 import anyio
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app import compression
-from app.api.callers import ExportCaller
+from app.api.callers import ExportProject
 from app.api.problems import PROBLEMS
-from app.api.schemas import Moment
+from app.api.schemas import Closed, Moment, example
 from app.db import SessionDep, reading
 from app.errors import NotFoundError
 from app.services.data.exports import ExportedRanking, Filters
@@ -28,7 +28,6 @@ from app.services.data.formats.catalog import FORMATS, named
 from app.services.data.formats.records import Loss
 from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
-from app.services.projects import projects
 from app.services.training import snapshots
 
 router = APIRouter(prefix="/api/v1/projects/{project_id}/export", responses=PROBLEMS, tags=["export"])
@@ -64,20 +63,41 @@ class ExportQuery(Filters):
 Asked = Annotated[ExportQuery, Query()]
 
 
-class LossOut(BaseModel):
+class LossOut(Closed):
     """What the format could not carry: counts by kind, rankings left out by reason, and both as sentences."""
 
-    model_config = ConfigDict(extra="forbid")
     dropped: dict[str, int]
     left_out: dict[str, int]
     noted: dict[str, int]
     sentences: list[str]
 
 
-class ManifestOut(BaseModel):
+class ManifestOut(Closed):
     """What an export holds at this moment. `sha256` and `bytes` are of the file before any compression."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = example(
+        {
+            "format": "trl",
+            "file": "lines",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "filters": {"counted": True},
+            "snapshot": None,
+            "ties": "drop",
+            "limit": None,
+            "moment": "2026-11-02T09:00:00Z",
+            "of": "rankings",
+            "records": 1200,
+            "rows": 3386,
+            "bytes": 2419200,
+            "sha256": "51ab" * 16,
+            "loss": {
+                "dropped": {"ties": 214, "reasons": 31},
+                "left_out": {},
+                "noted": {},
+                "sentences": ["214 ties and 31 reasons dropped"],
+            },
+        }
+    )
     format: str
     file: Literal["lines", "parquet"]
     project_id: UUID
@@ -136,17 +156,13 @@ class ClosingStream(StreamingResponse):
         }
     },
 )
-def export(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, request: Request, asked: Asked
-) -> StreamingResponse:
+def export(session: SessionDep, project: ExportProject, request: Request, asked: Asked) -> StreamingResponse:
     """Stream a project's rankings, prompts or demonstrations as they are at the moment of the request.
 
     An export that broke off goes on with `after`, the id of the last complete line (`limit` and the header `Link` do
     the same for formats without ids). It is compressed when `Accept-Encoding` names zstd or gzip.
     """
-    caller.require_project(project_id)
-    projects.get(session, project_id)
-    wanted = asked.export(session, project_id)
+    wanted = asked.export(session, project.id)
     source = ExitStack()
     with source:
         moment = session
@@ -171,10 +187,8 @@ def export(
 
 
 @router.get("/manifest")
-def manifest(project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Asked) -> ManifestOut:
+def manifest(session: SessionDep, project: ExportProject, asked: Asked) -> ManifestOut:
     """Say what an export with the same parameters holds now, and what its format loses. Takes as long as the export."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
-    wanted = asked.export(session, project_id)
+    wanted = asked.export(session, project.id)
     with reading() as moment:
         return ManifestOut(**conversions.manifest(moment, wanted))

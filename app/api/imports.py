@@ -11,16 +11,18 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.api.callers import ImportCaller
+from app.api.callers import ImportCaller, ImportProject
 from app.api.jobs import ACCEPTED, accepted
 from app.api.problems import WRITES
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.data import import_rows, intake, jobs
 from app.services.data.formats.catalog import READ, Source
-from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1/projects/{project_id}/import", responses=WRITES, tags=["import"])
+
+LINE = '{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n'
+"""A file of one line, in the format trl-text."""
 
 _IN_MEMORY = 1 << 20
 
@@ -46,7 +48,26 @@ class ImportOut(BaseModel):
     Duplicates are the same by the same author; `left_out` lines held nothing to take.
     """
 
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "of": "rankings",
+                    "added": 2307,
+                    "prompts": 2301,
+                    "completions": 4614,
+                    "labelers": 1,
+                    "duplicates_in_file": 0,
+                    "duplicates_in_project": 0,
+                    "left_out": 1,
+                    "left_out_lines": ["Line 88: its two conversations differ before their last turn."],
+                    "import_id": "0198c0de-0000-7000-8000-000000000071",
+                }
+            ]
+        },
+    )
     of: Source
     added: int
     prompts: int
@@ -75,15 +96,15 @@ async def body(request: Request) -> AsyncIterator[BinaryIO]:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "binary"}, "example": LINE}},
         }
     },
 )
 def import_file(
-    project_id: UUID,
     file: Annotated[BinaryIO, Depends(body)],
     session: SessionDep,
     caller: ImportCaller,
+    project: ImportProject,
     asked: Annotated[ImportQuery, Query()],
 ) -> Any:
     """Store what the file holds, as it is or compressed with gzip; one bad line and nothing is stored.
@@ -91,8 +112,6 @@ def import_file(
     Sending a file again adds nothing, so it is safe to repeat a request whose answer got lost. A large file is answered
     with 202 and a job, whose outcome is the report or says what is wrong, by line number.
     """
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     if jobs.is_long_import(file):
         user = tokens.maker(session, caller)
         job = jobs.ask_import_of(

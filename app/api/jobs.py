@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.api.callers import AnyCaller
 from app.api.problems import PROBLEMS
-from app.api.schemas import Closed
+from app.api.schemas import Closed, example
 from app.auth import guard
 from app.db import SessionDep
 from app.errors import ForbiddenError
@@ -33,6 +33,22 @@ class JobOut(Closed):
     `progress` goes from 0 to 1. Of a failed import `details` says what was wrong, by line number.
     """
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000061",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "kind": "import",
+            "state": "running",
+            "progress": 0.4,
+            "seconds_left": 21.5,
+            "result": None,
+            "reason": None,
+            "details": [],
+            "created_at": "2026-11-02T09:00:00Z",
+            "started_at": "2026-11-02T09:00:00Z",
+            "finished_at": None,
+        }
+    )
     id: UUID
     project_id: UUID
     kind: Literal["snapshot", "import"]

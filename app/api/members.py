@@ -8,14 +8,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
-from app.api.callers import PeopleCaller, TasksCaller
+from app.api.callers import PeopleProject, TasksCaller, TasksProject
 from app.api.once import json_only
 from app.api.problems import PROBLEMS, WRITES
 from app.api.schemas import Closed, Page, PageQuery, example, page
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import evaluations
-from app.services.projects import memberships, projects
+from app.services.projects import memberships
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["projects"])
 
@@ -25,6 +25,15 @@ Standing = Literal["screening", "active", "rejected", "removed"]
 class StandingOut(Closed):
     """A person's standing in a project. `score` is their agreement in the trial, 0 to 1."""
 
+    model_config = example(
+        {
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "user_id": "0198c0de-0000-7000-8000-000000000002",
+            "state": "active",
+            "score": 0.82,
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     project_id: UUID
     user_id: UUID
     state: Standing
@@ -35,6 +44,18 @@ class StandingOut(Closed):
 class MemberOut(StandingOut):
     """A standing, and whose it is."""
 
+    model_config = example(
+        {
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "user_id": "0198c0de-0000-7000-8000-000000000002",
+            "state": "active",
+            "score": 0.82,
+            "created_at": "2026-11-02T09:00:00Z",
+            "name": "Ada",
+            "email": "ada@example.org",
+            "tags": ["lang:de"],
+        }
+    )
     name: str
     email: str
     tags: list[str]
@@ -53,23 +74,19 @@ class MembersQuery(PageQuery):
 
 @router.get("/projects/{project_id}/members")
 def list_members(
-    project_id: UUID, session: SessionDep, caller: PeopleCaller, asked: Annotated[MembersQuery, Query()]
+    session: SessionDep, project: PeopleProject, asked: Annotated[MembersQuery, Query()]
 ) -> Page[MemberOut]:
     """List everybody who has a standing in a project, with name and address."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
-    return page(asked, MemberOut, lambda part: evaluations.members(session, project_id, part), project_id)
+    return page(asked, MemberOut, lambda part: evaluations.members(session, project.id, part), project.id)
 
 
 @router.put("/projects/{project_id}/members/{user_id}", responses=WRITES, dependencies=[Depends(json_only)])
 def set_member(
-    project_id: UUID, user_id: UUID, sent: MemberIn, session: SessionDep, caller: TasksCaller
+    user_id: UUID, sent: MemberIn, session: SessionDep, caller: TasksCaller, project: TasksProject
 ) -> StandingOut:
     """Let somebody in, put them on trial, turn them down or take them out; once more changes nothing."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     evaluations.require_person(session, user_id)
     memberships.set_state(session, project, user_id, tokens.maker(session, caller), sent.state)
     session.flush()
-    found = evaluations.member(session, project_id, user_id)
+    found = evaluations.member(session, project.id, user_id)
     return StandingOut(**{name: found[name] for name in StandingOut.model_fields})

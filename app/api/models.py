@@ -9,15 +9,14 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.api.callers import ModelsCaller, RunsCaller
+from app.api.callers import ModelsCaller, RunsCaller, RunsProject
 from app.api.once import OnceDep
 from app.api.problems import PROBLEMS, WRITES
-from app.api.schemas import Closed, Page, PageQuery, page
+from app.api.schemas import Closed, Page, PageQuery, example, page
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import training
 from app.services.evaluation import promotions
-from app.services.projects import projects
 from app.services.training import registry
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["models"])
@@ -29,6 +28,22 @@ State = Literal["candidate", "promoted", "retired"]
 class ModelOut(Closed):
     """A model that can be sampled from, trained further or score answers. Where its files are stays on the server."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000012",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "name": "dpo-3",
+            "kind": "policy",
+            "method": "dpo",
+            "state": "candidate",
+            "parent_id": "0198c0de-0000-7000-8000-000000000013",
+            "run_id": "0198c0de-0000-7000-8000-000000000011",
+            "snapshot_id": "0198c0de-0000-7000-8000-000000000004",
+            "metrics": {"accuracy": 0.71},
+            "promoted_at": None,
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     name: str
@@ -51,17 +66,13 @@ class ModelsQuery(PageQuery):
 
 
 @router.get("/projects/{project_id}/models")
-def list_models(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[ModelsQuery, Query()]
-) -> Page[ModelOut]:
+def list_models(session: SessionDep, project: RunsProject, asked: Annotated[ModelsQuery, Query()]) -> Page[ModelOut]:
     """List a project's model versions."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         ModelOut,
-        lambda part: training.models(session, project_id, part, kind=asked.kind, state=asked.state),
-        project_id,
+        lambda part: training.models(session, project.id, part, kind=asked.kind, state=asked.state),
+        project.id,
     )
 
 

@@ -18,7 +18,22 @@ class FieldProblem(BaseModel):
 class Problem(BaseModel):
     """What went wrong, after RFC 9457. `detail` is a sentence that names the remedy; `errors` are about fields."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Content",
+                    "status": 422,
+                    "detail": "Something in the request will not do.",
+                    "details": [],
+                    "errors": [{"field": "k", "message": "Input should be less than or equal to 9"}],
+                    "request_id": "0198c0de-0000-7000-8000-000000000091",
+                }
+            ]
+        },
+    )
     type: str
     title: str
     status: int
@@ -57,9 +72,26 @@ EDITS = WRITES | documented(
 
 
 def described(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI document with the schemas that every answer above refers to."""
+    """Return the OpenAPI document with the schemas that every answer above refers to, and with whole examples."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     made = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(made.pop("$defs"))
     schemas["Problem"] = made
+    for schema in schemas.values():
+        for shown in schema.get("examples", ()):
+            _complete(shown, schema, schemas)
     return document
+
+
+def _complete(shown: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Put the nulls back into an example: FastAPI takes them out of the whole document."""
+    for part in (schema, *schema.get("anyOf", ())):
+        found = schemas[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        if isinstance(shown, list):
+            for item in shown:
+                _complete(item, found.get("items", {}), schemas)
+        elif isinstance(shown, dict):
+            for name in found.get("required", ()):
+                shown.setdefault(name, None)
+            for name, inner in found.get("properties", {}).items():
+                _complete(shown.get(name), inner, schemas)

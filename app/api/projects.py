@@ -39,6 +39,14 @@ _NUMBERS = {field.name for field in fields(NewSettings) if field.type == "int"}
 class TokenOut(Closed):
     """The token that asks."""
 
+    model_config = example(
+        {
+            "name": "nightly",
+            "scopes": ["export:read", "runs:read"],
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "expires_at": "2027-01-31T09:00:00Z",
+        }
+    )
     name: str
     scopes: list[str]
     project_id: UUID | None

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from app.api.callers import ExportCaller, ImportCaller
+from app.api.callers import ExportCaller, ExportProject, ImportCaller, ImportProject
 from app.api.once import OnceDep
 from app.api.problems import PROBLEMS, WRITES
 from app.api.schemas import Closed, Page, PageQuery, Text, example, page
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import work
-from app.services.projects import added, projects
+from app.services.projects import added
 from app.services.projects.added import NewCompletion, NewPrompt
 from trainer.records import Message
 
@@ -38,12 +38,28 @@ class MessageOut(Closed):
 class PromptOut(Closed):
     """A conversation that ends on the user's turn, and the side of the split it is on for ever."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000021",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "position": 0,
+            "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+            "split": "train",
+            "source": "import",
+            "import_id": None,
+            "dataset": None,
+            "tags": ["lang:en"],
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     position: int
     messages: list[MessageOut]
     split: Literal["train", "held_out"]
     source: Literal["import", "chat"]
+    import_id: UUID | None = Field(description="the import that brought it")
+    dataset: str | None = Field(description="where an imported one comes from")
     tags: list[str]
     created_at: datetime
 
@@ -51,6 +67,22 @@ class PromptOut(Closed):
 class CompletionOut(Closed):
     """An answer to a prompt: of a model of the registry, of a model elsewhere (`model`), or written by a person."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000023",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+            "text": "It scatters.",
+            "source": "model",
+            "model_version_id": "0198c0de-0000-7000-8000-000000000012",
+            "model": None,
+            "run_id": "0198c0de-0000-7000-8000-000000000011",
+            "sample_index": 0,
+            "finish_reason": "stop",
+            "parent_id": None,
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     prompt_id: UUID
@@ -134,6 +166,17 @@ class AddedOut(Closed):
 class AddedPromptsOut(Closed):
     """What became of the prompts, in the order they were sent."""
 
+    model_config = example(
+        {
+            "prompts": [
+                {
+                    "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+                    "added": True,
+                    "completion_ids": ["0198c0de-0000-7000-8000-000000000023", "0198c0de-0000-7000-8000-000000000024"],
+                },
+            ],
+        }
+    )
     prompts: list[AddedOut]
 
 
@@ -155,26 +198,22 @@ class CompletionsQuery(PageQuery):
 
 @router.get("/projects/{project_id}/prompts")
 def list_prompts(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[PromptsQuery, Query()]
+    session: SessionDep, project: ExportProject, asked: Annotated[PromptsQuery, Query()]
 ) -> Page[PromptOut]:
     """List a project's prompts."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         PromptOut,
-        lambda part: work.prompts(session, project_id, part, split=asked.split, source=asked.source, tag=asked.tag),
-        project_id,
+        lambda part: work.prompts(session, project.id, part, split=asked.split, source=asked.source, tag=asked.tag),
+        project.id,
     )
 
 
 @router.post("/projects/{project_id}/prompts", responses=WRITES, status_code=201, response_model=AddedPromptsOut)
 def add_prompts(
-    project_id: UUID, sent: PromptsIn, session: SessionDep, caller: ImportCaller, once: OnceDep
+    sent: PromptsIn, session: SessionDep, caller: ImportCaller, project: ImportProject, once: OnceDep
 ) -> Response:
     """Add prompts with their answers. A prompt that the project has already is not added again; its answers are."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     new = [
         NewPrompt(
             tuple(Message(message.role, message.content) for message in item.messages),
@@ -211,18 +250,16 @@ def add_completion(
 
 @router.get("/projects/{project_id}/completions")
 def list_completions(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[CompletionsQuery, Query()]
+    session: SessionDep, project: ExportProject, asked: Annotated[CompletionsQuery, Query()]
 ) -> Page[CompletionOut]:
     """List the answers to a project's prompts."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         CompletionOut,
         lambda part: work.completions(
-            session, project_id, part, prompt_id=asked.prompt_id, run_id=asked.run_id, source=asked.source
+            session, project.id, part, prompt_id=asked.prompt_id, run_id=asked.run_id, source=asked.source
         ),
-        project_id,
+        project.id,
     )
 
 

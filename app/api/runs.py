@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.api.callers import RunsCaller, RunsWriter
+from app.api.callers import RunsCaller, RunsProject, RunsWriter, RunsWriterProject
 from app.api.once import OnceDep
 from app.api.problems import PROBLEMS, WRITES
 from app.api.schemas import Closed, JsonObject, Page, PageQuery, example, page
@@ -21,7 +21,6 @@ from app.models import ModelVersion, Project, Run, Snapshot, User
 from app.services.accounts import tokens
 from app.services.accounts.tokens import NOTHING
 from app.services.api import training
-from app.services.projects import projects
 from app.services.training import registry, run_options, run_states, runs, snapshots
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["runs"])
@@ -33,6 +32,28 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 class RunOut(Closed):
     """A run and how far it is. `summary` holds the main figures of its report once it has succeeded."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000011",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "name": "dpo-3",
+            "method": "dpo",
+            "state": "running",
+            "state_reason": None,
+            "attempt": 1,
+            "gpus": 1,
+            "progress_step": 120,
+            "progress_total": 400,
+            "snapshot_id": "0198c0de-0000-7000-8000-000000000004",
+            "parent_model_id": "0198c0de-0000-7000-8000-000000000013",
+            "model_id": None,
+            "summary": None,
+            "cancel_requested_at": None,
+            "created_at": "2026-11-02T09:00:00Z",
+            "started_at": "2026-11-02T09:05:00Z",
+            "finished_at": None,
+        }
+    )
     id: UUID
     project_id: UUID
     name: str
@@ -108,25 +129,21 @@ class RunsQuery(PageQuery):
 
 
 @router.get("/projects/{project_id}/runs")
-def list_runs(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[RunsQuery, Query()]
-) -> Page[RunOut]:
+def list_runs(session: SessionDep, project: RunsProject, asked: Annotated[RunsQuery, Query()]) -> Page[RunOut]:
     """List a project's runs."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         RunOut,
-        lambda part: training.runs(session, project_id, part, state=asked.state, method=asked.method),
-        project_id,
+        lambda part: training.runs(session, project.id, part, state=asked.state, method=asked.method),
+        project.id,
     )
 
 
 @router.post("/projects/{project_id}/runs", responses=WRITES, status_code=201, response_model=RunOut)
-def queue_run(project_id: UUID, sent: RunIn, session: SessionDep, caller: RunsWriter, once: OnceDep) -> Response:
+def queue_run(
+    sent: RunIn, session: SessionDep, caller: RunsWriter, project: RunsWriterProject, once: OnceDep
+) -> Response:
     """Queue a run. Everything it names belongs to the project."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     made = _queued(session, project, tokens.maker(session, caller), sent)
     session.flush()
     shown = RunOut(**training.run(session, made.id))

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.api import versions
-from app.api.callers import RunsCaller, SchedulesCaller
+from app.api.callers import RunsCaller, RunsProject, SchedulesCaller, SchedulesProject
 from app.api.once import OnceDep, json_only
 from app.api.problems import EDITS, PROBLEMS, WRITES
 from app.api.schemas import Closed, JsonObject, Page, PageQuery, Text, example, page
@@ -20,7 +20,6 @@ from app.api.versions import IfMatch
 from app.db import SessionDep
 from app.services.accounts import tokens
 from app.services.api import rounds
-from app.services.projects import projects
 from app.services.training import pipelines, schedules
 from app.services.training.schedules import Values
 
@@ -32,6 +31,22 @@ State = Literal["running", "succeeded", "failed", "cancelled"]
 class ScheduleOut(Closed):
     """When a recipe is due, by cron in a time zone, and what happens to due times that were missed or collide."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000041",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "name": "weekly",
+            "cron": "0 3 * * 1",
+            "timezone": "Europe/Berlin",
+            "recipe": {"stages": [{"kind": "snapshot", "name": "freeze"}]},
+            "min_new_rankings": 200,
+            "catch_up": "latest",
+            "overlap": "skip",
+            "paused": False,
+            "next_due_at": "2026-11-09T02:00:00Z",
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     name: str
@@ -60,6 +75,38 @@ class StageOut(Closed):
 class PipelineOut(Closed):
     """One round of a recipe, with its stages in order."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000042",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "number": 3,
+            "name": "weekly, round 3",
+            "schedule_id": "0198c0de-0000-7000-8000-000000000041",
+            "state": "running",
+            "reason": None,
+            "attempt": 1,
+            "stages": [
+                {
+                    "kind": "snapshot",
+                    "name": "freeze",
+                    "attempt": 1,
+                    "state": "succeeded",
+                    "reason": None,
+                    "run_id": None,
+                },
+                {
+                    "kind": "dpo",
+                    "name": "policy",
+                    "attempt": 1,
+                    "state": "running",
+                    "reason": None,
+                    "run_id": "0198c0de-0000-7000-8000-000000000011",
+                },
+            ],
+            "created_at": "2026-11-02T09:00:00Z",
+            "finished_at": None,
+        }
+    )
     id: UUID
     project_id: UUID
     number: int
@@ -123,26 +170,22 @@ class PipelinesQuery(PageQuery):
 
 @router.get("/projects/{project_id}/schedules")
 def list_schedules(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[SchedulesQuery, Query()]
+    session: SessionDep, project: RunsProject, asked: Annotated[SchedulesQuery, Query()]
 ) -> Page[ScheduleOut]:
     """List a project's schedules."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         ScheduleOut,
-        lambda part: rounds.schedules(session, project_id, part, paused=asked.paused),
-        project_id,
+        lambda part: rounds.schedules(session, project.id, part, paused=asked.paused),
+        project.id,
     )
 
 
 @router.post("/projects/{project_id}/schedules", responses=WRITES, status_code=201, response_model=ScheduleOut)
 def create_schedule(
-    project_id: UUID, sent: ScheduleIn, session: SessionDep, caller: SchedulesCaller, once: OnceDep
+    sent: ScheduleIn, session: SessionDep, caller: SchedulesCaller, project: SchedulesProject, once: OnceDep
 ) -> Response:
     """Make a schedule; its first due time is the next one from now."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     values = Values(
         sent.name,
         sent.cron,
@@ -199,16 +242,14 @@ def change_schedule(
 
 @router.get("/projects/{project_id}/pipelines")
 def list_pipelines(
-    project_id: UUID, session: SessionDep, caller: RunsCaller, asked: Annotated[PipelinesQuery, Query()]
+    session: SessionDep, project: RunsProject, asked: Annotated[PipelinesQuery, Query()]
 ) -> Page[PipelineOut]:
     """List a project's rounds with their stages."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         PipelineOut,
-        lambda part: rounds.pipelines(session, project_id, part, state=asked.state, schedule_id=asked.schedule_id),
-        project_id,
+        lambda part: rounds.pipelines(session, project.id, part, state=asked.state, schedule_id=asked.schedule_id),
+        project.id,
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 
 from app.api.callers import ExportCaller
 from app.api.problems import PROBLEMS, documented
+from app.api.schemas import Closed, example
 from app.db import SessionDep
 from app.services.training import snapshot_diffs, snapshots
 
@@ -18,27 +18,29 @@ NO_LEDGER = documented((409, "A snapshot is from before ledgers were kept, so it
 router = APIRouter(prefix="/api/v1/snapshots", responses=PROBLEMS | NO_LEDGER, tags=["snapshots"])
 
 
-class SnapshotName(BaseModel):
+_UNCHANGED = {
+    "added": 0, "removed": 0, "superseded": 0, "removed_because": {}, "by": {}, "added_ids": [], "removed_ids": []
+}  # fmt: skip
+
+
+class SnapshotName(Closed):
     """One of the two snapshots."""
 
-    model_config = ConfigDict(extra="forbid")
     id: UUID
     number: int
     sha256: str
 
 
-class CountsOut(BaseModel):
+class CountsOut(Closed):
     """How many came and went."""
 
-    model_config = ConfigDict(extra="forbid")
     added: int
     removed: int
 
 
-class ChangesOut(BaseModel):
+class ChangesOut(Closed):
     """What changed of one kind; of the ids the first hundred. `superseded` ones are among the removed ones."""
 
-    model_config = ConfigDict(extra="forbid")
     kept: int
     added: int
     removed: int
@@ -49,10 +51,27 @@ class ChangesOut(BaseModel):
     removed_ids: list[UUID]
 
 
-class DifferenceOut(BaseModel):
+class DifferenceOut(Closed):
     """The difference of two snapshots: prompts, rankings (`comparisons`) and demonstrations."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = example(
+        {
+            "older": {"id": "0198c0de-0000-7000-8000-000000000003", "number": 6, "sha256": "51ab" * 16},
+            "newer": {"id": "0198c0de-0000-7000-8000-000000000004", "number": 7, "sha256": "9f2c" * 16},
+            "prompts": _UNCHANGED | {"kept": 400},
+            "comparisons": {
+                "kept": 1000,
+                "added": 1,
+                "removed": 1,
+                "superseded": 1,
+                "removed_because": {"superseded": 1},
+                "by": {"judge": {"human": {"added": 1, "removed": 1}}},
+                "added_ids": ["0198c0de-0000-7000-8000-000000000082"],
+                "removed_ids": ["0198c0de-0000-7000-8000-000000000081"],
+            },
+            "demonstrations": _UNCHANGED | {"kept": 12},
+        }
+    )
     older: SnapshotName
     newer: SnapshotName
     prompts: ChangesOut

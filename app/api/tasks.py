@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.api import versions
-from app.api.callers import ExportCaller, TasksCaller
+from app.api.callers import ExportCaller, ExportProject, TasksCaller, TasksProject
 from app.api.once import OnceDep, json_only
 from app.api.problems import EDITS, PROBLEMS, WRITES
 from app.api.schemas import Closed, Page, PageQuery, example, page
@@ -21,7 +21,6 @@ from app.services.accounts import tokens
 from app.services.api import work
 from app.services.labeling import made_tasks, task_changes, tasks
 from app.services.labeling.task_changes import Change
-from app.services.projects import projects
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["tasks"])
 
@@ -34,6 +33,23 @@ Overlap = Annotated[int, Field(ge=1, le=16)]
 class TaskOut(Closed):
     """A prompt to be judged: how many are to judge it (`overlap`), how many have (`done`) or hold it just now."""
 
+    model_config = example(
+        {
+            "id": "0198c0de-0000-7000-8000-000000000022",
+            "project_id": "0198c0de-0000-7000-8000-000000000001",
+            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+            "kind": "ranking",
+            "state": "open",
+            "purpose": "collect",
+            "tags": [],
+            "priority": 10,
+            "overlap": 2,
+            "open_leases": 0,
+            "done": 1,
+            "completion_ids": ["0198c0de-0000-7000-8000-000000000023", "0198c0de-0000-7000-8000-000000000024"],
+            "created_at": "2026-11-02T09:00:00Z",
+        }
+    )
     id: UUID
     project_id: UUID
     prompt_id: UUID
@@ -85,6 +101,7 @@ class OpenIn(Closed):
 class OpenedOut(Closed):
     """How many tasks are new to labelers."""
 
+    model_config = example({"opened": 12})
     opened: int
 
 
@@ -98,33 +115,27 @@ class TasksQuery(PageQuery):
 
 
 @router.get("/projects/{project_id}/tasks")
-def list_tasks(
-    project_id: UUID, session: SessionDep, caller: ExportCaller, asked: Annotated[TasksQuery, Query()]
-) -> Page[TaskOut]:
+def list_tasks(session: SessionDep, project: ExportProject, asked: Annotated[TasksQuery, Query()]) -> Page[TaskOut]:
     """List a project's tasks."""
-    caller.require_project(project_id)
-    projects.get(session, project_id)
     return page(
         asked,
         TaskOut,
         lambda part: work.tasks(
             session,
-            project_id,
+            project.id,
             part,
             kind=asked.kind,
             state=asked.state,
             purpose=asked.purpose,
             prompt_id=asked.prompt_id,
         ),
-        project_id,
+        project.id,
     )
 
 
 @router.post("/projects/{project_id}/tasks", responses=WRITES, status_code=201, response_model=TaskOut)
-def make_task(project_id: UUID, sent: TaskIn, session: SessionDep, caller: TasksCaller, once: OnceDep) -> Response:
+def make_task(sent: TaskIn, session: SessionDep, caller: TasksCaller, project: TasksProject, once: OnceDep) -> Response:
     """Make a ranking task of answers that are there already."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     made = made_tasks.make(
         session,
         project,
@@ -139,10 +150,10 @@ def make_task(project_id: UUID, sent: TaskIn, session: SessionDep, caller: Tasks
 
 
 @router.post("/projects/{project_id}/tasks/open", responses=WRITES, response_model=OpenedOut)
-def open_tasks(project_id: UUID, sent: OpenIn, session: SessionDep, caller: TasksCaller, once: OnceDep) -> Response:
+def open_tasks(
+    sent: OpenIn, session: SessionDep, caller: TasksCaller, project: TasksProject, once: OnceDep
+) -> Response:
     """Open a project's tasks of one kind; those that are open already stay so."""
-    caller.require_project(project_id)
-    project = projects.get(session, project_id)
     opened = tasks.open_tasks(session, project, tokens.maker(session, caller), sent.kind)
     return once.answer(OpenedOut(opened=opened))
 

@@ -11,8 +11,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from app.api.callers import ImportCaller
-from app.api.imports import ImportOut, ImportQuery, body
+from app.api.callers import ImportCaller, ImportProject
+from app.api.imports import LINE, ImportOut, ImportQuery, body
 from app.api.jobs import ACCEPTED, accepted
 from app.api.problems import WRITES
 from app.db import SessionDep
@@ -32,10 +32,9 @@ Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, description="the num
 
 
 @router.post("/projects/{project_id}/uploads", status_code=201, response_class=Response, responses=_NO_BODY)
-def begin(project_id: UUID, session: SessionDep, caller: ImportCaller, upload_length: Length) -> Response:
+def begin(session: SessionDep, caller: ImportCaller, project: ImportProject, upload_length: Length) -> Response:
     """Begin a file of up to 4 GiB. It is kept for a day."""
-    caller.require_project(project_id)
-    upload = uploads.create(session, projects.get(session, project_id), tokens.maker(session, caller), upload_length)
+    upload = uploads.create(session, project, tokens.maker(session, caller), upload_length)
     return Response(status_code=201, headers={**_HEADERS, "Location": f"/api/v1/uploads/{upload.id}"})
 
 
@@ -52,7 +51,10 @@ def how_far(upload_id: UUID, session: SessionDep, caller: ImportCaller) -> Respo
     status_code=204,
     response_class=Response,
     openapi_extra={
-        "requestBody": {"required": True, "content": {PIECE: {"schema": {"type": "string", "format": "binary"}}}}
+        "requestBody": {
+            "required": True,
+            "content": {PIECE: {"schema": {"type": "string", "format": "binary"}, "example": LINE}},
+        }
     },
 )
 def send_piece(

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import func
 
-from app.models import Completion, Project, Prompt, Task, TaskCompletion
+from app.models import Completion, Import, Project, Prompt, Task, TaskCompletion
 from app.services.api.listing import Fields, Listing, Part, Query, one, page
 
 _PROJECTS = select(
@@ -41,9 +41,11 @@ _PROMPTS = select(
     Prompt.messages,
     Prompt.split,
     Prompt.source,
+    Prompt.import_id,
+    Import.dataset,
     Prompt.tags,
     Prompt.created_at,
-)
+).outerjoin(Import, Import.id == Prompt.import_id)
 _COMPLETIONS = select(
     Completion.id,
     Prompt.project_id,

@@ -49,6 +49,10 @@ def test_a_file_is_sent_once_and_stored_whole_or_not_at_all(database: str, app: 
     assert (first.status_code, first.json()["added"], first.json()["prompts"]) == (200, 3, 3)
     again = send(LINES).json()
     assert (again["added"], again["duplicates_in_project"]) == (0, 3)
+    prompts = client.get(
+        f"/api/v1/projects/{project.id}/prompts", headers={"Authorization": f"Bearer {made['export:read']}"}
+    ).json()["items"]
+    assert {(item["import_id"], item["dataset"]) for item in prompts} == {(first.json()["import_id"], "d")}
     exported = client.get(
         f"/api/v1/projects/{project.id}/export?origin=import",
         headers={"Authorization": f"Bearer {made['export:read']}"},
