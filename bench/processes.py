@@ -1,5 +1,7 @@
 """Two processes over gloo against one, on this machine's CPU: what sharing a step costs, in turns, with the same steps.
 
+And two that hold a model each against two that share one (`optim.shard`): what it saves in memory, what it costs.
+
 Each process has one thread. On a machine with a core for each the seconds should halve; the CPU seconds of both
 together are the honest figure on a busy one, and what they have beyond those of one process is the price.
 """
@@ -21,6 +23,7 @@ from trainer.device import Device
 
 SIZE = Size("random Llama of 4 layers and width 256", 256, 704, 4, 4, 4, 4096, 128, 64, 8, 1024)
 STEPS, ROUNDS = 3, 3
+HEAVY = Size("random Llama of 8 layers and width 1024", 1024, 2816, 8, 8, 8, 4096, 48, 16, 4, 256)
 
 
 def main() -> None:
@@ -43,21 +46,31 @@ def main() -> None:
             f"{method}: tokens {one['tokens']} and {two['tokens']}, last loss {one['loss']:.6f} and {two['loss']:.6f}"
         )
 
+    print(f"shard: {HEAVY.name}, {HEAVY.prompts} prompts of {HEAVY.prompt} and answers of {HEAVY.answer} a step")
+    rounds = [[measure(2, "dpo", 2, HEAVY, shard) for shard in (False, True)] for _ in range(ROUNDS)]
+    for name, key in (("peak MiB of a process", "memory"), ("wall seconds", "seconds"), ("CPU seconds", "cpu")):
+        each, shared = (statistics.median(turn[n][key] for turn in rounds) for n in (0, 1))
+        print(f"shard: {name} {each:.1f} with a model each, {shared:.1f} with one model shared")
+    each, shared = (turn["loss"] for turn in rounds[-1])
+    print(f"shard: last loss {each:.6f} and {shared:.6f}")
 
-def measure(count: int, method: str, answers: int) -> dict[str, float]:
-    """Return what the steps took in so many processes: the slowest one's seconds, everyone's CPU seconds."""
+
+def measure(count: int, method: str, answers: int, size: Size = SIZE, shard: bool = False) -> dict[str, float]:
+    """Return what the steps took in so many processes: the slowest one's seconds and memory, everyone's CPU seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        steps.in_processes(count, one_of, method, answers, folder)
+        steps.in_processes(count, one_of, method, answers, folder, size, shard)
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).iterdir())]
-    return {**found[0], "seconds": max(one["seconds"] for one in found), "cpu": sum(one["cpu"] for one in found)}
+    largest = {key: max(one[key] for one in found) for key in ("seconds", "memory")}
+    return {**found[0], **largest, "cpu": sum(one["cpu"] for one in found)}
 
 
-def one_of(method: steps.Method, answers: int, folder: str) -> None:
+def one_of(method: steps.Method, answers: int, folder: str, size: Size, shard: bool) -> None:
     """Be one of the processes, and write down what it took."""
     torch.set_num_threads(1)
     here = torch.device("cpu")
     device = Device(here, torch.float32, parallel.join(here))
-    timed = steps.run(method, answers, SIZE, steps.optimiser(SIZE), device, STEPS, None)
+    timed = steps.run(method, answers, size, steps.optimiser(size, shard=shard), device, STEPS, None)
     parallel.leave()
     said = {"seconds": timed.seconds, "cpu": timed.cpu_seconds, "tokens": timed.tokens, "loss": timed.loss}
+    said["memory"] = timed.peak_memory_mb
     Path(folder, f"{device.team.rank}.json").write_text(json.dumps(said), encoding="utf-8")

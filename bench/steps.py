@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from tests.trainer.builders import build_tokenizer
-from trainer import dpo, flops, members, modeling, optim, reference, reward, sft
+from trainer import dpo, flops, members, modeling, optim, reference, reward, sft, shards
 from trainer.config import DpoOptions, Lora, Optim, RewardOptions
 from trainer.device import Device
 from trainer.rankings import Group, Ranking
@@ -78,6 +78,7 @@ def run(
         if lora:
             members.set_trunk(classifier, modeling.add_lora(members.trunk_of(classifier), lora))
         model = RewardModel(classifier, build_tokenizer()).to(device.device)
+        _spread(classifier, members.trunk_of(classifier), options, device)
         layout = model.choose_layout(options.tokens_per_forward, device)
         work = model.prepare_training(options, device)
         attempt: Any = partial(
@@ -87,6 +88,7 @@ def run(
         model = _llama(size, device, LlamaForCausalLM)
         if lora:
             model = modeling.add_lora(model, lora)
+        _spread(model, model.base_model, options, device)
         layout = modeling.choose_layout(model, options.tokens_per_forward, device)
         work = modeling.prepare_training(model, options, device)
         if method == "dpo":
@@ -115,6 +117,11 @@ def run(
         device.peak_memory_mb(),
         loss,
     )
+
+
+def _spread(model: Any, trunk: Any, options: Optim, device: Device) -> None:
+    if options.shard:
+        shards.spread(model, trunk, device, shards.mesh_of(device))
 
 
 def share(timed: Timed, device: Device) -> str:

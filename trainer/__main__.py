@@ -59,6 +59,11 @@ def _check(run_dir: Path, method: str) -> RunConfig:
         raise ConfigError(
             f"{method} runs in one process; only {', '.join(SPLITTABLE)} can share its work among several."
         )
+    if config.shard and processes() == 1:
+        raise ConfigError(
+            "optim.shard spreads a model over the processes of several GPUs, and this run has one; start it with "
+            "python -m trainer.spawn and their number, or set optim.shard to false."
+        )
     if config.method != method:
         raise ConfigError(f"{run_dir / config.FILE} asks for {config.method}, not for {method}.")
     verify_manifest(run_dir / "data")

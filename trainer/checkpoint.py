@@ -18,6 +18,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from trainer import shards
 from trainer.config import ConfigError, RunConfig
 from trainer.parallel import ALONE, Team
 from trainer.records import MANIFEST_SCHEMA, RecordError, file_sha256, verify_manifest
@@ -38,18 +40,31 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def save(
-    run_dir: Path, step: int, modules: Modules, optimizers: Optimizers, counters: Mapping[str, Any] | None = None
+    run_dir: Path,
+    step: int,
+    modules: Modules,
+    optimizers: Optimizers,
+    counters: Mapping[str, Any] | None = None,
+    team: Team = ALONE,
 ) -> Path:
     """Write the checkpoint of `step` (steps done) and keep the last two; return its folder.
 
     `modules` and `optimizers` are named by the caller; of the modules only what is trainable is kept. `counters` is
-    any JSON object: what the loop must know to go on that does not follow from the step.
+    any JSON object: what the loop must know to go on that does not follow from the step. Of several processes all call
+    this: the first one writes, and is given whatever is spread over them.
     """
     folder = run_dir / "checkpoints" / f"step_{step:06d}"
+    weights, moments = (
+        partial(shards.gather, tensors, keep=team.leads)
+        for tensors in (_trainable(modules), _optimizer_tensors(optimizers))
+    )
+    if not team.leads:
+        weights(), moments()
+        return folder
 
     def fill(aside: Path) -> None:
-        save_file(_trainable(modules), aside / "weights.safetensors")
-        save_file(_optimizer_tensors(optimizers), aside / "optimizer.safetensors")
+        save_file(weights(), aside / "weights.safetensors")
+        save_file(moments(), aside / "optimizer.safetensors")
         save_file(_rng_tensors(), aside / "rng.safetensors")
         version, internal, gauss = random.getstate()
         state = {
@@ -177,7 +192,7 @@ def _load_trainable(path: Path, modules: Modules) -> None:
                 f"{path} holds other weights than this run trains; delete its checkpoints to start again."
             )
         for key, target in targets.items():
-            target.copy_(file.get_tensor(key))
+            target.copy_(shards.read(file, key, target))
 
 
 def _optimizer_tensors(optimizers: Optimizers) -> dict[str, torch.Tensor]:
@@ -192,10 +207,12 @@ def _optimizer_tensors(optimizers: Optimizers) -> dict[str, torch.Tensor]:
 
 def _load_optimizers(path: Path, optimizers: Optimizers) -> None:
     states: dict[str, dict[int, dict[str, torch.Tensor]]] = {name: {} for name in optimizers}
+    parameters = {name: [p for group in one.param_groups for p in group["params"]] for name, one in optimizers.items()}
     with safe_open(path, framework="pt") as file:
         for entry in file.keys():  # noqa: SIM118 # a safetensors file is no mapping
             name, index, key = entry.split("/")
-            states[name].setdefault(int(index), {})[key] = file.get_tensor(entry)
+            state = states[name].setdefault(int(index), {})
+            state[key] = shards.read(file, entry, parameters[name][int(index)])
     for name, optimizer in optimizers.items():
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[name], "param_groups": groups})

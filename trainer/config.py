@@ -98,6 +98,16 @@ class RunConfig:
         require(0 <= self.seed < 2**31, "seed must be from 0 to 2147483647.")
         require(16 <= self.max_length <= 1 << 20, "max_length must be from 16 to 1048576.")
         require(self.checkpoint_steps >= 1, "checkpoint_steps must be at least 1.")
+        require(
+            not (self.shard and self.lora),
+            "optim.shard is for training every weight and does not go with lora, whose frozen base is small already.",
+        )
+
+    @property
+    def shard(self) -> bool:
+        """Whether the processes of the run share one model (`Optim.shard`)."""
+        optim: Optim | None = getattr(self.options, "optim", None)
+        return optim is not None and optim.shard
 
 
 def parse_run(value: Any) -> RunConfig:

@@ -130,21 +130,22 @@ class Course:
             )
         last = iteration == options.iterations or self._brakes.spent
         stops = team.any(stop.requested)
-        if team.leads and (stops or last or iteration % self._config.checkpoint_steps == 0):
+        if stops or last or iteration % self._config.checkpoint_steps == 0:
             state = {"kl_coefficient": self.kl_coefficient} | self._brakes.counters() | self._layout.counters()
-            checkpoint.save(self._run_dir, iteration, self._modules(), self.optimizers, state)
+            checkpoint.save(self._run_dir, iteration, self._modules(), self.optimizers, state, team)
         return stops
 
     def finish(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Save the policy, the last one or the best, and report."""
         if self._brakes.spent or self._options.keep == "best":
             self._brakes.restore()
+        policy = modeling.assemble(self._actor.policy, self._config, self._layout.device)
         if not self._layout.device.team.leads:
             return
         summary = rollout_log.summarise(self._run_dir, self._options, self._brakes)
         checkpoint.write_final(
             self._run_dir,
-            lambda folder: modeling.save_policy(self._actor.policy, tokenizer, folder, self._layout.device.dtype),
+            lambda folder: modeling.save_policy(policy, tokenizer, folder, self._layout.device.dtype),
             model_card.text(self._run_dir, self._config, summary),
         )
         report.write(self._run_dir, self._config, summary)

@@ -90,8 +90,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
-            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):
-                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
+            if stops or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters(), team)
             if stops:
                 return EXIT_STOPPED
 
@@ -115,6 +115,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
 
     # 6. Save and report.
+    model = modeling.assemble(model, config, device)
     if not team.leads:
         return EXIT_DONE
     checkpoint.write_final(
@@ -136,7 +137,7 @@ def backward(
     for part, batch in layout.batches([group.tree for group in groups]):
         with layout.device.autocast():
             logps = batch.sum_by_completion(modeling.completion_logps(model, batch))
-        before = torch.cat([reference[i] for i in part]).to(logps.device)
+        before = batch.join([reference[i] for i in part])
         loss, figures = preference_loss(logps, before, [groups[i] for i in part], step_weight, options)
         torch.autograd.backward(loss)
         totals = {key: totals.get(key, 0.0) + value for key, value in figures.items()}

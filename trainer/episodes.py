@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, judges, losses, modeling, optim, rollout, sampler, tree
+from trainer import data, judges, losses, modeling, optim, rollout, sampler, shards, tree
 from trainer.config import RolloutOptions, RunConfig
 from trainer.device import Device
 from trainer.judges import Judge
@@ -178,6 +178,8 @@ def measure(
             for grid, flat in ((logps, found.logps), (reference_logps, expected), (values, found.values)):
                 if flat is not None:
                     grid[rows] = torch.zeros_like(grid[rows]).masked_scatter(mask[rows], flat)
+    if actor.frozen is not None:
+        shards.close(actor.frozen)
     layout.device.team.sum_grids(logps, reference_logps, values)
     return Measures(logps, reference_logps, sampler_logps, values)
 
@@ -217,7 +219,7 @@ def policy_loss(
         entropy = found.entropies.sum() / count
         loss = loss - options.entropy_coefficient * entropy
         figures["entropy_trained"] = entropy.item()
-    return loss, figures | {"first_log_ratio": log_ratio.abs().max().item()}
+    return loss, figures | {"first_log_ratio": log_ratio.abs().max().item() if len(log_ratio) else 0.0}
 
 
 def take_steps(

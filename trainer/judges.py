@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainer import data, reward_model
+from trainer import data, reward_model, shards
 from trainer.config import ConfigError, RolloutOptions, weights_of
 from trainer.device import Device
 from trainer.layout import Layout
@@ -94,6 +94,6 @@ def same_base(judge: RewardModel, policy: PreTrainedModel) -> bool:
     ours, theirs = core(policy).config, judge.classifier.config
     if (ours.model_type, ours.num_hidden_layers) != (theirs.model_type, theirs.num_hidden_layers):
         return False
-    mine = core(policy).get_input_embeddings().weight.detach().float().cpu()
+    mine = shards.whole(core(policy).get_input_embeddings().weight.detach()).float().cpu()
     other = judge.classifier.get_input_embeddings().weight.detach().float().cpu()
     return mine.shape == other.shape and bool((mine - other).norm() <= SAME_BASE * other.norm())

@@ -111,8 +111,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
-            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):
-                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
+            if stops or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters(), team)
             if stops:
                 return EXIT_STOPPED
 
@@ -134,6 +134,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         )
 
     # 6. Save and report.
+    model = modeling.assemble(model, config, device)
     if not team.leads:
         return EXIT_DONE
     checkpoint.write_final(
@@ -181,7 +182,7 @@ def backward(
     for part, batch in layout.batches([group.tree for group in here.groups]):
         with layout.device.autocast():
             logps = batch.sum_by_completion(modeling.completion_logps(model, batch))
-        ratios = logps - torch.cat([here.reference[i] for i in part]).to(logps.device)
+        ratios = logps - batch.join([here.reference[i] for i in part])
         loss, figures = flag_loss(ratios, [here.groups[i] for i in part], step_weight, baseline, options)
         torch.autograd.backward(loss)
         totals = {key: totals.get(key, 0.0) + value for key, value in figures.items()}

@@ -45,8 +45,8 @@ def layers_of(trunk: nn.Module, config: Any) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return list(module)
     raise ConfigError(
-        f"The layers of the model {config.model_type} cannot be told apart, so optim.compile and "
-        "optim.recompute_activations do not go with it."
+        f"The layers of the model {config.model_type} cannot be told apart, so optim.compile, "
+        "optim.recompute_activations and optim.shard do not go with it."
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from trainer import parallel, tree
+from trainer import parallel, shards, tree
 from trainer.config import ConfigError
 from trainer.device import Device
 from trainer.flops import NO_LOAD, Load, load_of
@@ -34,14 +35,25 @@ class Layout:
     load: Load = NO_LOAD
     """What the steps since the last `take_load` gave to the model, in all processes."""
     _attempt: Load = NO_LOAD
+    spread: nn.Module | None = None
+    """The model of which each process holds a part (`shards`), so that all make as many forwards as any."""
 
     def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield each forward: which of `trees` it holds, and its batch. Each of several processes gets its share."""
+        """Yield each forward: which of `trees` it holds, and its batch. Each of several processes gets its share.
+
+        Of a model that is spread over the processes those with less to do are given forwards of nothing in the end.
+        """
         ours = self.device.team.deal([one.length for one in trees])
-        for numbers in tree.split([trees[i] for i in ours], self.tokens, shared=self.shared):
+        parts = tree.split([trees[i] for i in ours], self.tokens, shared=self.shared)
+        idle = 0 if self.spread is None else max(self.device.team.gather(len(parts))) - len(parts)
+        for numbers in parts:
             part = [ours[n] for n in numbers]
             self._attempt = self._attempt.plus(load_of([trees[i] for i in part], shared=self.shared))
             yield part, tree.collate([trees[i] for i in part], self.device.device, shared=self.shared)
+        for _ in range(idle):
+            yield [], tree.nothing(self.device.device)
+        if self.spread is not None and not torch.is_grad_enabled():  # after a backward it is closed
+            shards.close(self.spread)
 
     def counters(self) -> dict[str, int]:
         """Return what a checkpoint must keep, so that a resumed run splits its steps as the run before did."""
@@ -88,6 +100,12 @@ class Layout:
             try:
                 return attempt()
             except torch.OutOfMemoryError as error:
+                if self.spread is not None:  # the others are in the middle of this forward and wait
+                    raise ConfigError(
+                        f"Memory ran out with optim.tokens_per_forward {self.tokens}, and where processes share one "
+                        "model none of them can repeat its part in smaller forwards; set it lower, or "
+                        "optim.recompute_activations to true."
+                    ) from error
                 if self.tokens <= LEAST_TOKENS:
                     raise ConfigError(
                         "Memory runs out even with a single prompt and its answers in a forward; lower max_length, or "
@@ -112,18 +130,21 @@ def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
     first. A model that says something else of shared prompts than of rows gets rows, with a note on stderr; one that
     says something else of padded rows than of each row alone is refused.
     """
+    spread = model if shards.is_spread(model) else None
     asked = model.config._attn_implementation  # no public name
     for way in ["flex_attention", asked] if device.device.type == "cuda" else [asked]:
         try:
             if way != model.config._attn_implementation:
                 model.set_attn_implementation(way)
-            found = _probe(trunk, model.config, device, shared=True, together=True)
-            wanted = _probe(trunk, model.config, device, shared=False, together=False)
+            found = _probe(trunk, model, device, shared=True, together=True)
+            wanted = _probe(trunk, model, device, shared=False, together=False)
         except UNABLE as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            if spread is not None:
+                model.reset_iter_state()  # it was left in the middle of a forward
         else:
             if _same(found, wanted, device):
-                return Layout(True, tokens, device)
+                return Layout(True, tokens, device, spread=spread)
             reason = "their hidden states are not those of each answer alone"
     print(
         f"The model {model.config.model_type} cannot take several answers behind one prompt ({reason}); "
@@ -131,29 +152,31 @@ def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
         file=sys.stderr,
         flush=True,
     )
-    found, wanted = (_probe(trunk, model.config, device, shared=False, together=both) for both in (True, False))
+    found, wanted = (_probe(trunk, model, device, shared=False, together=both) for both in (True, False))
     if not _same(found, wanted, device):
         raise ConfigError(
             f"The model {model.config.model_type} computes something else for an answer in a batch than for the same "
             "answer alone, so nothing learned from batches would be true of it."
         )
-    return Layout(False, tokens, device)
+    return Layout(False, tokens, device, spread=spread)
 
 
 @torch.no_grad()
-def _probe(trunk: Any, config: Any, device: Device, *, shared: bool, together: bool) -> torch.Tensor:
+def _probe(trunk: Any, model: Any, device: Device, *, shared: bool, together: bool) -> torch.Tensor:
     """Return the hidden states at the scored positions and ends of two small trees, in one forward or one by one."""
-    ids = torch.randint(config.get_text_config().vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     trees = [Tree(ids[:9], [ids[9:14], ids[14:17], ids[17:24]]), Tree(ids[24:27], [ids[27:31], ids[31:40]])]
     alone = [Tree(one.prompt, [completion]) for one in trees for completion in one.completions]
     states = []
     for part in [trees] if together else [[one] for one in alone]:
         batch = tree.collate(part, device.device, shared=shared)
         with device.autocast():
-            hidden = tree.hidden_states(trunk, config, batch).float()
+            hidden = tree.hidden_states(trunk, model.config, batch).float()
         states += [
             torch.cat([hidden[batch.sources[batch.owners == n]], hidden[end][None]]) for n, end in enumerate(batch.ends)
         ]
+    shards.close(model)
     return torch.cat(states)
 
 

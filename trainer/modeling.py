@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from trainer import layers, tree
+from trainer import layers, shards, tree
 from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -58,10 +58,37 @@ def load_policy(model: str, dtype: torch.dtype, device: torch.device) -> PreTrai
 
 
 def load_trainable(config: RunConfig, device: Device) -> PreTrainedModel:
-    """Load `config.model` to be trained: LoRA on a frozen base in the run's precision, else all weights in float32."""
+    """Load `config.model` to be trained: LoRA on a frozen base in the run's precision, else all weights in float32.
+
+    With `optim.shard` each process keeps its part of them.
+    """
+    if config.shard:
+        return _load_spread(config, device)
     policy = load_policy(config.model, device.dtype if config.lora else torch.float32, device.device)
     check_length(policy, config)
     return add_lora(policy, config.lora) if config.lora else policy
+
+
+def load_frozen(config: RunConfig, device: Device) -> PreTrainedModel | None:
+    """Load the model that a policy starts as, beside it; None with LoRA, where the policy holds it (`reference`)."""
+    if config.lora:
+        return None
+    if config.shard:
+        return _load_spread(config, device)
+    return load_policy(config.model, torch.float32, device.device)
+
+
+def _load_spread(config: RunConfig, device: Device) -> PreTrainedModel:
+    """Load `config.model` in float32 and spread it; one process at a time holds all of it, in the CPU's memory."""
+    mesh = shards.mesh_of(device)
+
+    def load() -> PreTrainedModel:
+        policy = load_policy(config.model, torch.float32, torch.device("cpu"))
+        check_length(policy, config)
+        shards.spread(policy, policy.base_model, device, mesh)
+        return policy
+
+    return device.team.in_turn(load)
 
 
 def check_length(model: PreTrainedModel, config: RunConfig) -> None:
@@ -69,6 +96,18 @@ def check_length(model: PreTrainedModel, config: RunConfig) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and config.max_length > positions:
         raise ConfigError(f"max_length is {config.max_length}, but the model {config.model} has {positions} positions.")
+
+
+def assemble(model: PreTrainedModel, config: RunConfig, device: Device) -> PreTrainedModel:
+    """Return a model as it can be saved: in the first process a plain one, in the run's precision on the CPU.
+
+    That is of a model that is spread over the processes, all of which have to call this. Any other is returned itself.
+    """
+    if not shards.is_spread(model):
+        return model
+    plain = load_policy(config.model, device.dtype, torch.device("cpu")) if device.team.leads else None
+    shards.copy_weights(model, plain)
+    return plain or model
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
@@ -81,8 +120,11 @@ def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Give the weights, and they alone, another precision, as loading does.
 
     `model.to(dtype)` would also round the rotary frequencies, which a loaded model keeps in float32: what was judged
-    and what is loaded later would then be two models.
+    and what is loaded later would then be two models. A model that is spread over processes stays as it is: its
+    forwards have taken the run's precision all along.
     """
+    if shards.is_spread(model):
+        return model
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model

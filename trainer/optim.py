@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from trainer import shards
 from trainer.config import ConfigError, Optim
 from trainer.records import DivergedError
 
@@ -65,7 +66,7 @@ def update(
     Raises `DivergedError` when the loss or the gradient is not finite, before any weight is touched.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, optim.grad_clip))
+    norm = float(shards.whole(torch.nn.utils.clip_grad_norm_(parameters, optim.grad_clip)))
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise DivergedError(
             f"Training diverged at step {step}: the loss is {loss} and the gradient norm {norm}; "

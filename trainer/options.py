@@ -59,6 +59,11 @@ class RewardOptions:
         require(min(criteria.values(), default=1) > 0, "options.criteria must weigh more than 0.")
         for name in weights_of(self.reward_mix):
             require(name in (RANKING, *criteria), f"options.reward_mix names {name}, but options.criteria does not.")
+        require(
+            not self.optim.shard or self.loss != "davidson",
+            "optim.shard does not go with options.loss davidson, whose weight for ties is one number and cannot be "
+            "spread.",
+        )
         require(self.labeler_folds == 0 or self.labeler_folds >= 2, "options.labeler_folds must be 0, or at least 2.")
         require(
             0 <= self.held_out_fold < max(1, self.labeler_folds),

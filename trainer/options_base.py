@@ -60,7 +60,9 @@ class Optim:
     """AdamW and its schedule. `batch_size` counts prompts a step; they are split to fit `tokens_per_forward`.
 
     `recompute_activations` keeps only what goes into each layer and computes the rest again backwards: less memory, a
-    third more work. `compile` makes one program of each layer (torch.compile), which takes its time at first.
+    third more work. `compile` makes one program of each layer (torch.compile), which takes its time at first. `shard`
+    spreads weights, gradients and moments over the processes of a run on several GPUs (FSDP2), each of which otherwise
+    holds all of them.
     """
 
     learning_rate: float = 1e-5
@@ -77,6 +79,7 @@ class Optim:
     epsilon: float = 1e-8
     recompute_activations: bool = False
     compile: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         require(0 < self.learning_rate < 1, "optim.learning_rate must be between 0 and 1.")
@@ -86,6 +89,7 @@ class Optim:
         require(self.tokens_per_forward >= 64, "optim.tokens_per_forward must be at least 64.")
         require(0 <= self.warmup_fraction < 1, "optim.warmup_fraction must be in [0, 1).")
         require(self.grad_clip > 0, "optim.grad_clip must be above 0.")
+        require(not (self.shard and self.compile), "optim.shard and optim.compile do not go together.")
 
 
 @dataclass(frozen=True)

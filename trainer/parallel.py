@@ -1,8 +1,9 @@
 """Several processes that train one model: each takes its share of every step, and the gradients are summed.
 
 A step's loss is a weighted sum whose weights are of the whole step (`layout.repeat`), so the sum over the processes is
-the gradient that one process would have, up to rounding. All processes hold the same weights, and only the first one
-writes. They find one another as torchrun would tell them: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+the gradient that one process would have, up to rounding. All processes hold the same weights, or each its part of them
+(`shards`), and only the first one writes. They find one another as torchrun would tell them: RANK, LOCAL_RANK,
+WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
 
 What they tell one another goes as JSON or as plain tensors: nothing is pickled.
 """
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from trainer.records import MetricsFile
 
@@ -74,11 +76,12 @@ class Team:
         return found[0]
 
     def sum_gradients(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Replace every gradient by its sum over the processes."""
+        """Replace every gradient by its sum over the processes; of a weight that is spread over them it is one."""
         if self.size == 1:
             return
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for bucket in _buckets([parameter for group in groups for parameter in group["params"]]):
+        parameters = [one for group in groups for one in group["params"] if not isinstance(one, DTensor)]
+        for bucket in _buckets(parameters):
             for parameter in bucket:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -98,9 +101,11 @@ class Team:
 
     @torch.no_grad()
     def follow(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replace these tensors by the first process's."""
+        """Replace these tensors by the first process's; of those that are spread each has its part already."""
         if self.size > 1:
             for tensor in tensors:
+                if isinstance(tensor, DTensor):
+                    continue
                 whole = tensor.detach().contiguous()
                 distributed.broadcast(whole, 0)
                 tensor.copy_(whole)

@@ -118,7 +118,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 def load_actor(config: RunConfig, device: Device, judge: Judge) -> Actor:
     """Load the policy, its value head, and without LoRA a frozen copy beside it."""
     policy = modeling.load_trainable(config, device)
-    frozen = None if config.lora else modeling.load_policy(config.model, torch.float32, device.device)
+    frozen = modeling.load_frozen(config, device)
     return Actor(policy, frozen, judges.value_head(judge, policy, cast("PpoOptions", config.options).value_start))
 
 

@@ -253,8 +253,8 @@ def flag_tensors(groups: Sequence[Group], step_weight: float, device: torch.devi
                 owners.append(owner)
         first += len(group.tree.completions)
     return Flags(
-        torch.tensor(flagged, device=device),
-        torch.tensor(acceptable, device=device),
+        torch.tensor(flagged, dtype=torch.long, device=device),
+        torch.tensor(acceptable, dtype=torch.bool, device=device),
         _share(groups, weights, owners, step_weight).to(device),
     )
 

@@ -113,8 +113,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
-            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == last):
-                checkpoint.save(run_dir, step, {"reward": model}, optimizers, layout.counters())
+            if stops or step % config.checkpoint_steps == 0 or step == last:
+                checkpoint.save(run_dir, step, {"reward": model}, optimizers, layout.counters(), team)
             if stops:
                 return EXIT_STOPPED
 
@@ -168,6 +168,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     }
 
     # 6. Save and report.
+    model = reward_model.assemble(model, config, device)
     if not team.leads:
         return EXIT_DONE
     checkpoint.write_final(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, layers, members, tree
+from trainer import data, layers, members, shards, tree
 from trainer.config import RANKING, ConfigError, Optim, RewardOptions, RunConfig, weights_of
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -103,7 +104,7 @@ class RewardModel(nn.Module):
     def _raw(self, classifier: Any, batch: tree.Batch) -> torch.Tensor:
         if self.is_encoder:
             scores: torch.Tensor = classifier(input_ids=batch.input_ids, attention_mask=batch.tree >= 0).logits
-            return scores.float()  # one answer a row, in the order of the answers
+            return scores[: len(batch.ends)].float()  # one answer a row, in the order of the answers
         last = tree.hidden_states(members.trunk_of(classifier), classifier.config, batch)[batch.ends]
         # No matrix product: autocast would take it to bfloat16, which has three digits.
         raw: torch.Tensor = (last.float()[:, None] * classifier.score.weight.float()).sum(dim=2)
@@ -111,7 +112,8 @@ class RewardModel(nn.Module):
 
     def by_name(self, scores: torch.Tensor) -> torch.Tensor:
         """Return scores (…, (1 + C) E) as (…, 1 + C, E)."""
-        return scores.reshape(*scores.shape[:-1], len(self.names), -1)
+        each = scores.shape[-1] // len(self.names)
+        return scores.reshape(*scores.shape[:-1], len(self.names), each)
 
     def reward(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the reward (…, E) by each head of the ensemble, of normalised scores (…, L)."""
@@ -142,9 +144,10 @@ class RewardModel(nn.Module):
 
     def choose_layout(self, tokens: int, device: Device) -> Layout:
         """Return the layout that the trunk can take (see `layout.choose`): of an encoder, a row for every answer."""
+        spread = self if shards.is_spread(self.classifier) else None
         if self.is_encoder:
-            return Layout(False, tokens, device)
-        return choose(self.trunk, self.classifier, tokens, device)
+            return Layout(False, tokens, device, spread=spread)
+        return replace(choose(self.trunk, self.classifier, tokens, device), spread=spread)
 
     def prepare_training(self, optim: Optim, device: Device) -> Work:
         """Let the layers be run as `optim` asks, and return the work of training one member for each token."""
@@ -153,7 +156,12 @@ class RewardModel(nn.Module):
         return work_of(self.trunk, self.classifier.config, None, causal=not self.is_encoder)
 
     def merge(self, dtype: torch.dtype) -> None:
-        """Merge the adapters and take the precision in which the model will be saved; thin adapters stay float32."""
+        """Merge the adapters and take the precision in which the model will be saved; thin adapters stay float32.
+
+        A model that is spread over processes stays as it is (`modeling.cast_weights`).
+        """
+        if shards.is_spread(self.classifier):
+            return
         members.merge(self.members)
         cast_weights(self.classifier, dtype)
         for other in self.others:
@@ -171,15 +179,30 @@ def head_of(classifier: PreTrainedModel) -> nn.Linear:
 def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
     """Return a reward model on the trunk of `config.model`, a decoder or an encoder, its heads from N(0, 1 / (D + 1)).
 
-    Member n starts as the only one of a run with the seed of n more. Refuses a tokenizer whose only possible padding is
-    its end token: transformers reads a saved classifier at the last token that is not padding, and would never see that
-    an answer ended.
+    Member n starts as the only one of a run with the seed of n more. With `optim.shard` each process keeps its part of
+    the members. Refuses a tokenizer whose only possible padding is its end token: transformers reads a saved classifier
+    at the last token that is not padding, and would never see that an answer ended.
     """
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ConfigError(
             f"The tokenizer of {config.model} has no token for padding but its end token, so a reward model made with "
             "it could not tell a finished answer from a cut one; add a padding token to the tokenizer."
         )
+    if not config.shard:
+        return _new(config, device, tokenizer)
+    mesh = shards.mesh_of(device)
+
+    def load() -> RewardModel:
+        model = _new(config, Device(torch.device("cpu"), device.dtype), tokenizer)
+        for classifier in model.members:
+            trunk = classifier if model.is_encoder else members.trunk_of(classifier)
+            shards.spread(classifier, trunk, device, mesh)
+        return model.to(device.device)
+
+    return device.team.in_turn(load)
+
+
+def _new(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
     options = cast("RewardOptions", config.options)
     dtype = device.dtype if config.lora else torch.float32
     criteria = tuple(weights_of(options.criteria))
@@ -197,6 +220,19 @@ def new_reward_model(config: RunConfig, device: Device, tokenizer: PreTrainedTok
     model = RewardModel(first, tokenizer, *copies, criteria=criteria, ties=options.loss == "davidson")
     model.use(weights_of(options.reward_mix))
     return model.to(device.device).eval()
+
+
+def assemble(model: RewardModel, config: RunConfig, device: Device) -> RewardModel:
+    """Return a model as it can be saved: `modeling.assemble` for reward models."""
+    if not shards.is_spread(model.classifier):
+        return model
+    cpu = Device(torch.device("cpu"), device.dtype)
+    plain = _new(config, cpu, model.tokenizer) if device.team.leads else None
+    shards.copy_weights(model, plain)
+    if plain is None:
+        return model
+    plain.merge(device.dtype)
+    return plain
 
 
 def score(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) -> list[torch.Tensor]:

@@ -18,6 +18,7 @@ from trainer.config import ConfigError, Sampling
 from trainer.data import end_token_id, prompt_ids
 from trainer.modeling import logits
 from trainer.records import Prompt
+from trainer.shards import whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,7 +77,7 @@ def copy_weights(policy: PreTrainedModel, sampler: PreTrainedModel) -> None:
     with torch.no_grad():
         if core is policy:
             for target, source in zip(sampler.parameters(), policy.parameters(), strict=True):
-                target.copy_(source)
+                target.copy_(whole(source))
         for name, layer in core.named_modules():
             if hasattr(layer, "get_delta_weight"):
                 base = layer.get_base_layer().weight

@@ -60,8 +60,9 @@ def load_sampler(
 ) -> Sampler:
     """Return the sampler that the options ask for.
 
-    On the CPU a policy that is plain and in the run's precision is sampled from as it is. Else a merged copy in that
-    precision spares each of the many small steps of sampling the adapters, the casts, and an attention made for trees.
+    On the CPU a policy that is plain, whole and in the run's precision is sampled from as it is. Else a merged copy in
+    that precision spares each of the many small steps of sampling the adapters, the casts, an attention made for trees,
+    and the gathering of weights.
     """
     options = cast("RolloutOptions", config.options)
     ends = rollout.end_ids(policy, tokenizer)
@@ -74,7 +75,7 @@ def load_sampler(
         from trainer.sampler_vllm import VllmSampler  # an optional extra, which few runs ask for
 
         return VllmSampler(run_dir / "sampler", config, tokenizer, ends, device)
-    plain = config.lora is None and policy.dtype == device.dtype and device.device.type == "cpu"
+    plain = config.lora is None and policy.dtype == device.dtype and device.device.type == "cpu" and not config.shard
     copy = None if plain else modeling.load_policy(config.model, device.dtype, device.device)
     return TransformersSampler(copy, ends, options.sampling, config.seed)
 

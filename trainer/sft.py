@@ -80,8 +80,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 **device.speed(tokens, layout.take_load(), work, time.perf_counter() - started),
             )
             stops = team.any(stop.requested)
-            if team.leads and (stops or step % config.checkpoint_steps == 0 or step == len(steps)):
-                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters())
+            if stops or step % config.checkpoint_steps == 0 or step == len(steps):
+                checkpoint.save(run_dir, step, {"policy": model}, {"policy": optimizer}, layout.counters(), team)
             if stops:
                 return EXIT_STOPPED
 
@@ -101,6 +101,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         summary["headline"] = f"Fine-tuned on {len(train)} demonstrations; held-out loss {after:.3f} nats a token."
 
     # 6. Save and report.
+    model = modeling.assemble(model, config, device)
     if not team.leads:
         return EXIT_DONE
     checkpoint.write_final(

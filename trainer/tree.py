@@ -75,6 +75,10 @@ class Batch(NamedTuple):
         """Return (N,) sums of values (M,) of scored tokens."""
         return torch.zeros(len(self.ends), dtype=values.dtype, device=values.device).index_add(0, self.owners, values)
 
+    def join(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return (N,) values that each tree has of its completions (K,), on the batch's device."""
+        return torch.cat([torch.zeros(0), *values]).to(self.ends.device)
+
 
 # Packing
 
@@ -206,6 +210,12 @@ def collate(trees: Sequence[Tree], device: torch.device, *, shared: bool, pad_id
         ends.to(device),
         masked,
     )
+
+
+def nothing(device: torch.device) -> Batch:
+    """Return a batch of one token of padding and no completion, for a process that only keeps up with the others."""
+    token, none = torch.zeros(1, 1, dtype=torch.long, device=device), torch.zeros(0, dtype=torch.long, device=device)
+    return Batch(token, token, token - 1, token, none, none, none, none, masked=False)
 
 
 # Attention

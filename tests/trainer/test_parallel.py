@@ -29,8 +29,9 @@ from builders import (
 )
 from safetensors.torch import load_file, save_file
 from test_ppo import ONE_STEP, actor_of, gradients, some_episodes
+from transformers import PreTrainedModel
 
-from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, spawn, tree
+from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, shards, spawn, tree
 from trainer.__main__ import main
 from trainer.config import DpoOptions, KtoOptions, Optim, RewardOptions, parse_run
 from trainer.device import Device
@@ -53,19 +54,19 @@ FORKS.set_forkserver_preload(
 )
 
 
-def start(act: Callable[..., None], *arguments: str) -> list[Any]:
-    """Start two processes that can find one another and do `act`."""
+def start(act: Callable[..., None], *arguments: str, size: int = 2) -> list[Any]:
+    """Start two processes, or more, that can find one another and do `act`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pair = [FORKS.Process(target=be_one, args=(rank, port, act, arguments)) for rank in (0, 1)]
-    for process in pair:
+    team = [FORKS.Process(target=be_one, args=(rank, size, port, act, arguments)) for rank in range(size)]
+    for process in team:
         process.start()
-    return pair
+    return team
 
 
-def be_one(rank: int, port: int, act: Callable[..., None], arguments: tuple[str, ...]) -> None:
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+def be_one(rank: int, size: int, port: int, act: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     act(*arguments)
@@ -83,55 +84,68 @@ def train(method: str, run_dir: str) -> None:
 
 # Gradients
 
+Gradients = dict[str, torch.Tensor]
 
-def every_gradient(model: str, judge: str, device: Device) -> dict[str, torch.Tensor]:
-    """Return every gradient of one step of each method, and the loss of the step, on this process's share."""
-    found: dict[str, torch.Tensor] = {}
+
+def every_gradient(model: str, judge: str, device: Device, optim: dict[str, Any] | None = None) -> Gradients:
+    """Return every gradient of one step of each method, and the loss of the step, on this process's share.
+
+    Every weight is trained, and in PPO adapters. With options of the optimiser every weight is trained there, too.
+    """
+    found: Gradients = {}
     tokenizer = build_tokenizer()
-    layout = Layout(True, BUDGET, device)
+    asked = {"run_id": "r", "model": model, "precision": "float32", "options": {"optim": optim or {}}}
 
-    def take(name: str, module: torch.nn.Module, attempt: Callable[[], Any]) -> None:
+    def load() -> tuple[PreTrainedModel, Layout]:
+        policy = modeling.load_trainable(parse_run({**asked, "method": "sft"}), device)
+        modeling.prepare_training(policy, Optim(**(optim or {})), device)
+        return policy, modeling.choose_layout(policy, BUDGET, device)
+
+    def take(name: str, module: torch.nn.Module, layout: Layout, attempt: Callable[[], Any]) -> None:
         optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
         figures, tokens = layout.step(attempt, optimizer)
         loss = figures["loss"] if isinstance(figures, dict) else figures
         found[f"{name}/figures"] = torch.tensor([loss, tokens], dtype=torch.float64)
-        found.update({f"{name}/{key}": p.grad.clone() for key, p in module.named_parameters() if p.grad is not None})
+        gradients = {key: p.grad for key, p in module.named_parameters() if p.grad is not None}
+        found.update({f"{name}/{key}": shards.whole(gradient).clone() for key, gradient in gradients.items()})
 
     # Five demonstrations of unlike lengths and weights: a mean of the processes' means would be another number.
-    policy = modeling.load_policy(model, torch.float32, device.device)
+    policy, layout = load()
     cuts = data.Truncation()
     rows = some_demonstrations(5)
     trees = [data.encode(tokenizer, row.messages, [row.completion * (1 + n)], 256, cuts) for n, row in enumerate(rows)]
-    take("sft", policy, partial(sft.backward, policy, trees, [1.0, 0.5, 2.0, 1.0, 3.0], layout))
+    take("sft", policy, layout, partial(sft.backward, policy, trees, [1.0, 0.5, 2.0, 1.0, 3.0], layout))
     found["sft/held_out"] = torch.tensor([sft.held_out_loss(policy, trees, layout)])
 
     groups = group_comparisons(tokenizer, some_comparisons(5), 256, cuts)
-    policy = modeling.load_policy(model, torch.float32, device.device)
+    policy, layout = load()
     before = [torch.linspace(-60, -50, len(group.tree.completions)) for group in groups]
-    take("dpo", policy, partial(dpo.backward, policy, groups, before, DpoOptions(nll_weight=0.1), layout))
+    take("dpo", policy, layout, partial(dpo.backward, policy, groups, before, DpoOptions(nll_weight=0.1), layout))
     found |= {
         f"dpo/held_out/{k}": torch.tensor(v) for k, v in dpo.judge(policy, groups, before, DpoOptions(), layout).items()
     }
 
     flagged = group_comparisons(tokenizer, [flag(row) for row in some_comparisons(5)], 256, cuts, flags=True)
-    policy = modeling.load_policy(model, torch.float32, device.device)
+    policy, layout = load()
     strangers = [tree.Tree(group.tree.prompt, [[20 + n, 1]]) for n, group in enumerate(flagged)]
     here = kto.Flagged(flagged, before, strangers, [torch.tensor([-20.0])] * 5)
     baseline = kto.movement(policy, here, layout)
     assert baseline > 0
-    take("kto", policy, partial(kto.backward, policy, here, baseline, KtoOptions(), layout))
+    take("kto", policy, layout, partial(kto.backward, policy, here, baseline, KtoOptions(), layout))
 
-    config = parse_run({"run_id": "r", "method": "reward", "model": model, "precision": "float32"})
     torch.manual_seed(0)
-    scorer = reward_model.new_reward_model(config, device, tokenizer)
+    scorer = reward_model.new_reward_model(parse_run({**asked, "method": "reward"}), device, tokenizer)
+    layout = scorer.choose_layout(BUDGET, device)
     chosen = RewardOptions(optim=Optim())
-    take("reward", scorer, partial(reward.backward, scorer, groups, torch.ones(5, 1), chosen, layout))
+    take("reward", scorer, layout, partial(reward.backward, scorer, groups, torch.ones(5, 1), chosen, layout))
     reward.normalise(scorer, trees, trees, layout)
     found["reward/normaliser"] = torch.cat([scorer.mean, scorer.std])
 
     # PPO whitens advantages over all answers, of which each process measures some.
     more = {"entropy_coefficient": 0.3, "kl_in": "loss", "kl_estimator": "k2", "ptx_coefficient": 0.5}
-    actor, run, _ = actor_of(model, judge, **ONE_STEP, **more, optim={**OPTIM, "grad_clip": 1e9})
+    more |= {"optim": {**OPTIM, **(optim or {}), "grad_clip": 1e9}}
+    actor, run, _ = actor_of(model, judge, device, {"rank": 4} if optim is None else None, **ONE_STEP, **more)
+    layout = modeling.choose_layout(actor.policy, BUDGET, device)
     texts = [tree.Tree([50, 51], [[60, 61, 1]]), tree.Tree([52], [[62, 1]]), tree.Tree([53], [[63] * 9])]
     found |= {f"ppo/{n}": gradient for n, gradient in enumerate(gradients(actor, some_episodes(), run, layout, texts))}
     return found

@@ -18,11 +18,13 @@ from builders import (
     read_lines,
     some_demonstrations,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM
 
-from trainer import episodes, judges, losses, modeling, ppo, ptx, rollout, tree
+from trainer import episodes, judges, losses, modeling, ppo, ptx, rollout, shards, tree
 from trainer.__main__ import main
 from trainer.config import PpoOptions, RunConfig, load_run, parse_run
+from trainer.device import Device
 from trainer.episodes import Actor, Episodes, Measures, measure, minibatches, turn
 from trainer.layout import Layout
 from trainer.records import (
@@ -176,6 +178,9 @@ def test_beyond_the_limit_the_run_goes_back_to_its_best_weights_and_at_last_ends
 # The update
 
 
+LORA = {"rank": 4}
+
+
 def some_episodes() -> Episodes:
     """Two answers each, of lengths 1 to 4, to prompts of lengths 3, 1 and 2."""
     trees = [
@@ -189,18 +194,30 @@ def some_episodes() -> Episodes:
     return Episodes(PROMPTS[:3], trees, answers, [""] * 6, scores[:, None], scores, mask)
 
 
-def actor_of(tiny_model: str, judge: str, **more: Any) -> tuple[Actor, RunConfig, PpoOptions]:
-    keys = {"run_id": "r", "method": "ppo", "model": tiny_model, "precision": "float32", "lora": {"rank": 4}}
+def actor_of(
+    tiny_model: str, judge: str, device: Device = CPU, lora: dict[str, Any] | None = LORA, **more: Any
+) -> tuple[Actor, RunConfig, PpoOptions]:
+    """Return an actor that is no longer its reference."""
+    keys = {"run_id": "r", "method": "ppo", "model": tiny_model, "precision": "float32", "lora": lora}
     config = parse_run({**keys, "options": options(judge, importance_cap=None, **more)})
     assert isinstance(config.options, PpoOptions)
     torch.manual_seed(0)
-    actor = ppo.load_actor(config, CPU, judges.load_judges(config.options, CPU)[0])
+    actor = ppo.load_actor(config, device, judges.load_judges(config.options, device)[0])
+    torch.manual_seed(0)
     with torch.no_grad():
         assert actor.value_head is not None
         for parameter in (*actor.policy.parameters(), *actor.value_head.parameters()):
             if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                noise = 0.1 * torch.randn(parameter.shape)
+                parameter.add_(distribute(noise, parameter))
     return actor, config, config.options
+
+
+def distribute(noise: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this process would hold of it."""
+    if not isinstance(like, DTensor):
+        return noise
+    return distribute_tensor(noise, like.device_mesh, like.placements)
 
 
 def measured(
@@ -221,7 +238,7 @@ def gradients(
 
     class Watcher(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
-            found.extend(p.grad.clone() for group in self.param_groups for p in group["params"])
+            found.extend(shards.whole(p.grad).clone() for group in self.param_groups for p in group["params"])
 
     assert isinstance(config.options, PpoOptions)
     measures, targets, epochs = measured(actor, rolled, config.options, layout)

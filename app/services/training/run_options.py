@@ -81,6 +81,7 @@ LABELS = {
     "models": "Models (ensemble)",
     "nll_weight": "NLL weight",
     "samples_per_prompt": "Answers each",
+    "shard": "Sharding",
     "sampling_batch_size": "Answers at once",
     "top_p": "Top p",
     "turns": "Assistant turns learned",
@@ -93,6 +94,7 @@ CHOICES = {
 HINTS = {
     "compile": "Faster steps after a slow first one; needs a C++ compiler on the worker.",
     "recompute_activations": "Less memory, a third more work.",
+    "shard": "One model for all GPUs of the run, where one does not fit each; needs LoRA rank 0.",
     "lora_rank": "0 trains every weight.",
     "max_length": "Prompt and answer together, in tokens.",
     "max_new_tokens": "In tokens.",

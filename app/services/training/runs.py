@@ -327,6 +327,15 @@ def require_splittable(method: str, gpus: int) -> None:
         )
 
 
+def require_shareable(config: RunConfig, gpus: int) -> None:
+    """Refuse a model that is to be spread over the GPUs of a run which asks for one."""
+    if config.shard and gpus == 1:
+        raise InvalidInputError(
+            "optim.shard spreads a model over the GPUs of a run, and this run asks for one; ask for more, or set "
+            "optim.shard to false."
+        )
+
+
 def _create(
     session: Session,
     project: Project,
@@ -354,9 +363,11 @@ def _create(
         "options": options,
     }
     try:
-        config = dump_run(parse_run(config))
+        checked = parse_run(config)
     except ConfigError as error:
         raise InvalidInputError(str(error)) from None
+    require_shareable(checked, gpus)
+    config = dump_run(checked)
     _require_storable(config)
     key = f"{user.id}:{dedupe_key or uuid4()}"
     values = {

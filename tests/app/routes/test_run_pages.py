@@ -138,6 +138,14 @@ def test_a_run_asks_for_gpus_and_waits_for_a_worker_that_offers_as_many(scene: S
         assert scene.start(gpus=gpus).status_code == 422
 
 
+def test_a_model_is_shared_among_the_gpus_that_a_run_asks_for(scene: Scene) -> None:
+    alone = scene.start(shard="yes", lora_rank="0")
+    assert alone.status_code == 422
+    assert "Sharding spreads a model over the GPUs of a run, and this run asks for one" in alone.text
+    assert run_of(scene.start(shard="yes", lora_rank="0", gpus="2")).config["options"]["optim"]["shard"] is True
+    assert "Sharding is for training every weight and does not go with" in scene.start(shard="yes", gpus="2").text
+
+
 def test_a_second_click_starts_no_second_run(scene: Scene) -> None:
     form_id = str(uuid4())
     first, second = (run_of(scene.start(form_id=form_id)) for _ in range(2))

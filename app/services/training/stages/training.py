@@ -68,9 +68,10 @@ def check_options(method: str, options: dict[str, Any], settings: base.RunSettin
         "run_id": "0", "method": method, "model": "model", "options": {**options, **placed}, **settings.config()
     }  # fmt: skip
     try:
-        parse_run(config)
+        checked = parse_run(config)
     except ConfigError as error:
         raise InvalidInputError(str(error)) from None
+    runs.require_shareable(checked, settings.gpus or 1)
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage, spec: TrainingSpec, **more: Any) -> Outcome:

@@ -61,6 +61,10 @@ def test_a_recipe_is_stored_with_the_defaults_of_today_and_read_back_the_same() 
             changed(3, settings={"gpus": 0}),
             "Stage 4 (dpo): “settings.gpus”: input should be greater",
         ),
+        (
+            changed(3, options={"optim": {"shard": True}}),
+            "Stage 4 (dpo): optim.shard spreads a model over the GPUs of a run, and this run asks for one; ask",
+        ),
         (changed(3, settings={"device": "cuda"}), "Stage 4 (dpo): the key “settings.device” is unknown."),
         (changed(4, options={"baseline": "x"}), "options.baseline is filled in by the stage; leave it out."),
         (changed(5, max_kl=-1), "“max_kl”: input should be greater than or equal to 0."),
@@ -72,6 +76,11 @@ def test_what_will_not_do_is_said_in_a_sentence(recipe: Any, sentence: str) -> N
     with pytest.raises(InvalidInputError) as refused:
         recipes.read(recipe)
     assert sentence in refused.value.message
+
+
+def test_a_model_may_be_shared_among_the_gpus_that_a_stage_asks_for() -> None:
+    recipe = changed(3, options={"optim": {"shard": True}}, settings={"gpus": 2})
+    assert recipes.read(recipe).as_json()["stages"][3]["options"] == {"optim": {"shard": True}}
 
 
 @pytest.mark.parametrize("kind", ["kto", "rloo", "ppo"])
