@@ -47,7 +47,7 @@ FIRST: dict[str, dict[str, str]] = {
 }
 MAIN = (
     "learning_rate", "batch_size", "epochs", "iterations", "loss", "turns", "margin", "heads", "models",
-    "criteria", "reward_mix", "beta",
+    "criteria", "beta",
     "label_smoothing", "length_normalised", "nll_weight", "kl_coefficient", "answers_per_prompt", "samples_per_prompt",
     "temperature", "max_new_tokens", "lora_rank", "max_length", "precision", "seed",
 )  # fmt: skip
