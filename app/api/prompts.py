@@ -54,7 +54,7 @@ class PromptOut(Closed):
     )
     id: UUID
     project_id: UUID
-    position: int
+    position: int = Field(description="its place in the order of the project's prompts; there may be gaps")
     messages: list[MessageOut]
     split: Literal["train", "held_out"]
     source: Literal["import", "chat"]

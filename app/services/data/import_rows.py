@@ -20,21 +20,27 @@ from sqlalchemy.orm import Session
 from app.models import GuidelineVersion, Project, User
 from app.services.data.formats.records import Answer
 from app.services.projects.guidelines import IMPORTED_VERSION
+from app.services.projects.prompts import CHATS_FROM
 from trainer.records import canonical
 
 MAX_NAME = 100
 GUIDELINES = "This was made elsewhere, under guidelines that are not known here."
 
-PROMPTS = """
+PROMPTS = f"""
     INSERT INTO prompts (project_id, position, messages, content_sha256, split, import_id)
     SELECT :project, row_number() OVER (ORDER BY line) + (
-               SELECT coalesce(max(position), -1) FROM prompts WHERE project_id = :project),
+               SELECT coalesce(max(position), -1) FROM prompts
+               WHERE project_id = :project AND position < {CHATS_FROM}),
            messages, prompt_sha, split, :import
     FROM (SELECT DISTINCT ON (prompt_sha) prompt_sha, messages, split, line FROM staged
           ORDER BY prompt_sha, line) wanted
     WHERE NOT EXISTS (SELECT FROM prompts known WHERE known.project_id = :project
-                      AND known.content_sha256 = wanted.prompt_sha)"""
-"""Stores the prompts of the rows that wait in the table `staged`, as far as the project does not have them."""
+                      AND known.content_sha256 = wanted.prompt_sha)
+    ON CONFLICT (project_id, content_sha256) DO NOTHING"""  # noqa: S608  (a number of ours)
+"""Stores the prompts of the rows that wait in the table `staged`, as far as the project does not have them.
+
+Others who add prompts wait for the project's row, but for chats: what those have stored meanwhile is no conflict.
+"""
 
 COMPLETIONS = """
     INSERT INTO completions (id, prompt_id, text, source, sampling)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 from app.errors import ConflictError
 from app.models import Assignment, Demonstration, Project, Prompt, Ranking, Task, TaskCompletion, User
 from app.services.labeling.judgements import Judgement
+from app.services.projects import prompts
 from app.services.projects.prompts import content_sha256
 from trainer.records import Message, Split
 
@@ -56,20 +57,15 @@ def add_prompt(session: Session, project: Project, messages: Sequence[Message], 
     known = select(Prompt.id).where(Prompt.project_id == project.id, Prompt.content_sha256 == sha256)
     found = session.scalar(known)
     if found is None:
-        # The project's row is the lock that gives each prompt its place.
-        session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-        found = session.scalar(known)
-    if found is None:
-        place = select(func.coalesce(func.max(Prompt.position) + 1, 0)).where(Prompt.project_id == project.id)
         values = {
             "project_id": project.id,
-            "position": place.scalar_subquery(),
+            "position": prompts.place_of_chats(session, project.id),
             "messages": [asdict(message) for message in messages],
             "content_sha256": sha256,
             "split": split,
             "source": "chat",
         }
-        found = session.scalars(insert(Prompt).values(values).returning(Prompt.id)).one()
+        found = session.scalar(prompts.UNLESS_KNOWN.values(values).returning(Prompt.id)) or session.scalars(known).one()
     return found
 
 

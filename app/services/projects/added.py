@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from app.models import Completion, Project, Prompt, User
 from app.services.accounts import audit
 from app.services.projects import projects, tags
-from app.services.projects.prompts import content_sha256
+from app.services.projects.prompts import UNLESS_KNOWN, content_sha256, next_place
 from trainer.records import Message, split_of
 
 
@@ -45,7 +45,7 @@ class Added:
 def prompts(session: Session, project: Project, user: User, new: Sequence[NewPrompt]) -> list[Added]:
     """Add prompts and their answers, and return what became of each, in their order."""
     # The project's row is the lock that gives each prompt its place.
-    projects.get(session, project.id, for_update=True)
+    projects.lock(session, project.id)
     hashes = [content_sha256(item.messages) for item in new]
     known = {
         row.content_sha256: row.id
@@ -55,23 +55,27 @@ def prompts(session: Session, project: Project, user: User, new: Sequence[NewPro
             )
         )
     }
-    last = session.scalar(select(func.max(Prompt.position)).where(Prompt.project_id == project.id))
-    position = 0 if last is None else last + 1
+    position = next_place(session, project.id)
     made = []
     for item, sha256 in zip(new, hashes, strict=True):
-        is_new = sha256 not in known
-        if is_new:
-            prompt = Prompt(
-                project_id=project.id,
-                position=position,
-                messages=[asdict(message) for message in item.messages],
-                content_sha256=sha256,
-                split=split_of(item.messages, project.held_out_fraction),
-                tags=tags.normal(item.tags),
+        is_new = False
+        if sha256 not in known:
+            values = {
+                "project_id": project.id,
+                "position": position,
+                "messages": [asdict(message) for message in item.messages],
+                "content_sha256": sha256,
+                "split": split_of(item.messages, project.held_out_fraction),
+                "tags": tags.normal(item.tags),
+            }
+            stored = session.scalar(UNLESS_KNOWN.values(values).returning(Prompt.id))
+            is_new = stored is not None
+            known[sha256] = (
+                stored
+                or session.scalars(
+                    select(Prompt.id).where(Prompt.project_id == project.id, Prompt.content_sha256 == sha256)
+                ).one()
             )
-            session.add(prompt)
-            session.flush()
-            known[sha256] = prompt.id
             position += 1
         ids = _completions(session, known[sha256], user, item.completions)
         made.append(Added(known[sha256], is_new, ids))

@@ -63,9 +63,9 @@ def create(session: Session, user: User, new: NewProject) -> Project:
     return project
 
 
-def get(session: Session, project_id: UUID, *, for_update: bool = False) -> Project:
-    """Return a project, its row locked on request, or raise `NotFoundError`."""
-    project = session.get(Project, project_id, with_for_update=for_update or None, populate_existing=for_update)
+def get(session: Session, project_id: UUID) -> Project:
+    """Return a project, or raise `NotFoundError`."""
+    project = session.get(Project, project_id)
     if project is None:
         raise NotFoundError("There is no such project.")
     return project

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError, NotFoundError
@@ -19,6 +20,12 @@ from trainer.records import Message, canonical, split_of
 
 PAGE_SIZE = 50
 _BATCH = 1_000
+CHATS_FROM = 1 << 30
+"""Where the places of prompts begin that chats bring: so a labeler who chats need not wait for an import, which holds
+the project's row, and with it the places below, for as long as it stores."""
+
+UNLESS_KNOWN = upsert(Prompt).on_conflict_do_nothing(index_elements=["project_id", "content_sha256"])
+"""Stores a prompt, and nothing where the project has it by now: chats do not wait, so they may have been faster."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt as lists show it."""
+    """A prompt as lists show it; `position` counts from 0."""
 
     position: int
     messages: list[Any]
@@ -91,18 +98,35 @@ def page(session: Session, project_id: UUID, number: int = 1) -> PromptPage:
     pages = max(1, -(-total // PAGE_SIZE))
     number = min(max(1, number), pages)
     completions = select(func.count()).where(Completion.prompt_id == Prompt.id).correlate(Prompt).scalar_subquery()
+    first = (number - 1) * PAGE_SIZE
     rows = session.execute(
-        select(Prompt.position, Prompt.messages, Prompt.split, completions, Prompt.tags)
-        .where(Prompt.project_id == project_id, Prompt.position >= (number - 1) * PAGE_SIZE)
+        select(Prompt.messages, Prompt.split, completions, Prompt.tags)
+        .where(Prompt.project_id == project_id)
         .order_by(Prompt.position)
+        .offset(first)
         .limit(PAGE_SIZE)
     )
-    return PromptPage([PromptRow(*row) for row in rows], number, pages, total)
+    return PromptPage([PromptRow(place, *row) for place, row in enumerate(rows, start=first)], number, pages, total)
 
 
 def content_sha256(messages: Sequence[Message]) -> str:
     """Return the hash that makes two equal conversations one prompt."""
     return hashlib.sha256(canonical([asdict(message) for message in messages])).hexdigest()
+
+
+def next_place(session: Session, project_id: UUID) -> int:
+    """Return the first free place of prompts that come by a file or the API. The caller holds the project's row."""
+    last = select(func.max(Prompt.position)).where(Prompt.project_id == project_id, Prompt.position < CHATS_FROM)
+    found = session.scalar(last)
+    return 0 if found is None else found + 1
+
+
+def place_of_chats(session: Session, project_id: UUID) -> int:
+    """Return the first free place of prompts that chats bring, and hold it until the transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"prompts of chats {project_id}", 0))))
+    last = select(func.max(Prompt.position)).where(Prompt.project_id == project_id, Prompt.position >= CHATS_FROM)
+    found = session.scalar(last)
+    return CHATS_FROM if found is None else found + 1
 
 
 def _store(session: Session, project: Project, user: User, reading: imports.Reading, shared: Sequence[str]) -> UUID:
@@ -124,8 +148,7 @@ def _store(session: Session, project: Project, user: User, reading: imports.Read
                 )
             )
         )
-    last = session.scalar(select(func.max(Prompt.position)).where(Prompt.project_id == project.id))
-    first = 0 if last is None else last + 1
+    first = next_place(session, project.id)
     rows = [
         {
             "project_id": project.id,
@@ -138,7 +161,7 @@ def _store(session: Session, project: Project, user: User, reading: imports.Read
         for offset, sha256 in enumerate(sha256 for sha256 in hashes if sha256 not in known)
     ]
     for start in range(0, len(rows), _BATCH):
-        session.execute(insert(Prompt), rows[start : start + _BATCH])
+        session.execute(UNLESS_KNOWN, rows[start : start + _BATCH])
     held_out = sum(row["split"] == "held_out" for row in rows)
     summary = ImportReport(
         added=len(rows),
