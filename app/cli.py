@@ -34,6 +34,7 @@ app = typer.Typer(
 console = Console(highlight=False)
 app.add_typer(commands.snapshot, name="snapshot")
 app.add_typer(commands.runs, name="runs")
+app.add_typer(commands.models, name="models")
 app.add_typer(commands.token, name="token")
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on; default PLACKETT_HOST, else 127.0.0.1.")]

@@ -1,4 +1,4 @@
-"""Commands on what is there already: `plackett snapshot|runs|token …`, each a list, a few facts, or one change.
+"""Commands on what is there already: `plackett snapshot|runs|models|token …`, each a list, a few facts, or one change.
 
 They work on the database itself, on the server's own machine, as `plackett import` does. Imports stand inside the
 commands for the reason that `app.cli` gives.
@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.errors import NotFoundError
+from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 snapshot = typer.Typer(help="Snapshots: list, create, show, compare.", no_args_is_help=True)
 runs = typer.Typer(help="Runs: list, show, start, cancel.", no_args_is_help=True)
+models = typer.Typer(help="Model versions: list, promote, go back to the policy before.", no_args_is_help=True)
 token = typer.Typer(help="Tokens of the REST API: list, create, revoke.", no_args_is_help=True)
 
 console = Console(highlight=False)
@@ -44,13 +45,14 @@ def list_snapshots(project: ProjectOption) -> None:
     with _session() as session:
         found = snapshots.of_project(session, projects.named(session, project).id)
         _table(
-            ("snapshot", "prompts", "rankings", "demonstrations", "made", "sha256"),
+            ("snapshot", "prompts", "rankings", "demonstrations", "made", "sha256", "id"),
             [
                 (
                     str(each.number),
                     *(_rows(each.manifest, name) for name in ("prompts", "comparisons", "demonstrations")),
                     f"{each.created_at:%Y-%m-%d %H:%M}",
                     each.sha256,
+                    str(each.id),
                 )
                 for each in found
             ],
@@ -166,8 +168,12 @@ def start_run(
     number: Annotated[int, typer.Option("--snapshot", help="Number of the snapshot; default: the newest.")] = 0,
     reward_model: Annotated[str, typer.Option(help="Name of the reward model, for PPO.")] = "",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    options: Annotated[
+        Path | None, typer.Option(help="A file of JSON with options of the method, as run.json has them.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many GPUs of one worker it waits for.")] = 1,
 ) -> None:
-    """Queue a training run with the usual settings and print its id. A GPU worker takes it."""
+    """Queue a training run, with the usual settings but for the options, and print its id. A GPU worker takes it."""
     from app.services.accounts import accounts
     from app.services.projects import projects
     from app.services.training import registry, snapshots
@@ -190,6 +196,8 @@ def start_run(
             model=versions[model],
             snapshot=snapshots.numbered(session, of, number) if number else newest[0],
             reward_model=versions[reward_model] if reward_model else None,
+            options=None if options is None else _options(options),
+            gpus=gpus,
             seed=seed,
         )
         run_id = made.id
@@ -205,6 +213,67 @@ def cancel_run(run: Annotated[UUID, typer.Argument(help="Id of the run.")], by: 
     with _session() as session:
         state = run_states.request_cancel(session, run, accounts.admin_named(session, by).id)
     console.print(f"The run is {state}." if state != "running" else "The worker has been asked to stop.")
+
+
+@models.command("list")
+def list_models(project: ProjectOption) -> None:
+    """List a project's model versions, the newest first."""
+    from app.services.projects import projects
+    from app.services.training import registry
+
+    with _session() as session:
+        found = registry.of_project(session, projects.named(session, project).id)
+        _table(
+            ("model", "kind", "method", "state", "made", "id"),
+            [
+                (each.name, each.kind, each.method, each.state, f"{each.created_at:%Y-%m-%d %H:%M}", str(each.id))
+                for each in sorted(found, key=lambda each: each.id, reverse=True)
+            ],
+        )
+
+
+@models.command("promote")
+def promote_model(
+    name: Annotated[str, typer.Argument(help="Name of the policy.")], project: ProjectOption, by: ByOption
+) -> None:
+    """Make a policy the one in use, on an admin's word; what the gate says of it is kept beside."""
+    from app.services.accounts import accounts
+    from app.services.evaluation import gate, promotions
+    from app.services.projects import projects
+    from app.services.training import registry
+
+    with _session() as session:
+        of = projects.named(session, project)
+        model = next((each for each in registry.of_project(session, of.id) if each.name == name), None)
+        if model is None:
+            raise NotFoundError(f"The project {of.name} has no model named “{name}”.")
+        promotions.promote(session, model, accounts.admin_named(session, by))
+        verdict = gate.newest(session, model.id)
+        failed = [] if verdict is None else [check.name for check in gate.checks_of(verdict) if not check.passed]
+    console.print(f"{name} is in use.")
+    if failed:
+        console.print(f"The gate would not have let it pass: {', '.join(failed)}.", style="dim")
+
+
+@models.command("roll-back")
+def roll_back_model(
+    name: Annotated[str, typer.Argument(help="Name of the policy to leave, which is in use.")],
+    project: ProjectOption,
+    by: ByOption,
+) -> None:
+    """Use the policy again that was in use before this one."""
+    from app.services.accounts import accounts
+    from app.services.evaluation import promotions
+    from app.services.projects import projects
+    from app.services.training import registry
+
+    with _session() as session:
+        of = projects.named(session, project)
+        active = registry.active(session, of.id)
+        if active is None or active.name != name:
+            raise ConflictError(f"{name} is not in use" + (f", {active.name} is." if active else "; nothing is."))
+        before = promotions.roll_back(session, of, accounts.admin_named(session, by), active.id).name
+    console.print(f"{before} is in use.")
 
 
 @token.command("list")
@@ -297,6 +366,17 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _rows(manifest: dict[str, dict[str, dict[str, int]]], name: str) -> str:
     return str(manifest["files"][f"{name}.jsonl"]["rows"])
+
+
+def _options(path: Path) -> dict[str, object]:
+    """Return the options that a file holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{path} holds no object of options.")
+    return found
 
 
 def _step(step: int | None, total: int | None) -> str:

@@ -1,4 +1,4 @@
-"""`plackett snapshot|runs|token`, as somebody at a terminal or another program uses them."""
+"""`plackett snapshot|runs|models|token`, as somebody at a terminal or another program uses them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.db import transaction
-from app.errors import InvalidInputError, NotFoundError, NotSignedInError
-from app.models import Task
+from app.errors import ConflictError, InvalidInputError, NotFoundError, NotSignedInError
+from app.models import Project, Task, User
 from app.services.accounts import tokens
 
 Command = Callable[..., Result]
@@ -58,7 +58,7 @@ def test_snapshots_are_made_listed_shown_and_compared(plackett: Command) -> None
         plackett("snapshot", "show", "7", *OF)
 
 
-def test_runs_are_started_listed_shown_and_cancelled(plackett: Command) -> None:
+def test_runs_are_started_listed_shown_and_cancelled(plackett: Command, tmp_path: Path) -> None:
     start = ("runs", "start", "sft", *OF, *BY, "--model", "base")
     with pytest.raises(NotFoundError, match="freeze one first"):
         plackett(*start)
@@ -68,8 +68,32 @@ def test_runs_are_started_listed_shown_and_cancelled(plackett: Command) -> None:
     shown = json.loads(plackett("runs", "show", run).stdout)
     assert (shown["method"], shown["state"], shown["config"]["seed"]) == ("sft", "queued", 3)
     assert plackett("runs", "cancel", run, *BY).stdout == "The run is cancelled.\n"
+    file = tmp_path / "options.json"
+    file.write_text('{"optim": {"epochs": 2}}')
+    run = plackett(*start, "--seed", "4", "--options", str(file)).stdout.strip()
+    assert json.loads(plackett("runs", "show", run).stdout)["config"]["options"]["optim"]["epochs"] == 2
+    for content, problem in (("[1]", "holds no object of options"), ("{", "cannot be read as JSON")):
+        file.write_text(content)
+        with pytest.raises(InvalidInputError, match=problem):
+            plackett(*start, "--options", str(file))
     with pytest.raises(NotFoundError, match="no model named “other”"):
         plackett("runs", "start", "sft", *OF, *BY, "--model", "other")
+
+
+def test_models_are_listed_promoted_and_gone_back_from(plackett: Command, tmp_path: Path) -> None:
+    with transaction() as session:
+        project = session.query(Project).one()
+        admin = session.query(User).filter_by(role="admin").one()
+        make_model(session, project, admin, fake_model_folder(tmp_path / "other"), "tuned")
+    listed = [line.split("\t") for line in plackett("models", "list", *OF).stdout.splitlines()]
+    assert [(line[0], line[3]) for line in listed] == [("tuned", "candidate"), ("base", "candidate")]
+    for name in ("base", "tuned"):
+        assert plackett("models", "promote", name, *OF, *BY).stdout == f"{name} is in use.\n"
+    assert plackett("models", "roll-back", "tuned", *OF, *BY).stdout == "base is in use.\n"
+    with pytest.raises(ConflictError, match="tuned is not in use, base is"):
+        plackett("models", "roll-back", "tuned", *OF, *BY)
+    with pytest.raises(NotFoundError, match="no model named “other”"):
+        plackett("models", "promote", "other", *OF, *BY)
 
 
 def test_tokens_are_made_listed_and_revoked(plackett: Command) -> None:
