@@ -71,8 +71,9 @@ SIZED: dict[str, Callable[[int], None]] = {
     "snapshot": snapshot.main,
     "import": imports.main,
     "label-studio": label_studio.main,
+    "hostile-files": hostile_files.main,
 }
-"""Benches that take a number of rankings or comparisons."""
+"""Benches that take a number: of rankings, of comparisons, or of GiB."""
 
 
 def main() -> int:

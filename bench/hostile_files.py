@@ -133,6 +133,10 @@ def files(folder: Path, gib: int) -> Iterator[tuple[str, str, Path]]:
         ),
         "a million bad lines": lambda path: _write(path, (b'{"unknown": 1}\n' * 1_000 for _ in range(1_000))),
         "a million good lines, then a bad one": lambda path: _write(path, _nearly_good()),
+        f"an array of one element of {gib} GiB": lambda path: _write(path, _one_element(gib)),
+        "an array of a million bad elements": lambda path: _write(
+            path, (b"[", *(b'{"unknown": 1},\n' * 1_000 for _ in range(1_000)), b"{}]")
+        ),
         "half a gzip": lambda path: _write(path, (gzip.compress(GOOD * 1_000)[:-20],)),
         "Parquet bomb, equal rows": lambda path: _parquet_bomb(path, "rows"),
         "Parquet bomb, one page": lambda path: _parquet_bomb(path, "page"),
@@ -156,6 +160,11 @@ def _nearly_good() -> Iterator[bytes]:
     for start in range(0, 1_000_000, 1_000):
         yield b"".join(json.dumps(row | {"prompt": f"{n}?"}).encode() + b"\n" for n in range(start, start + 1_000))
     yield b"{}\n"
+
+
+def _one_element(gib: int) -> Iterator[bytes]:
+    yield b'[{"prompt": "'
+    yield from (b"x" * (1 << 20) for _ in range(gib << 10))
 
 
 def _gzip_bomb(path: Path, gib: int) -> None:

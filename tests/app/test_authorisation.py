@@ -81,7 +81,8 @@ def routes(app: FastAPI, *, api: bool) -> Iterator[tuple[str, str]]:
     """Every method and path of the API, or of everything else."""
     for context in iter_route_contexts(app.routes):
         if context.path and context.path.startswith("/api/v1/") == api:
-            for method in sorted(set(context.methods or ()) - {"HEAD"}):
+            methods = set(context.methods or ())
+            for method in sorted(methods - {"HEAD"} if "GET" in methods else methods):  # HEAD is then the same route
                 yield method, context.path
 
 
