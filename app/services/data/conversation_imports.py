@@ -7,9 +7,9 @@ has, whoever brought it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +19,8 @@ from sqlalchemy.orm import Session
 from app.models import Project
 from app.services.data import import_rows
 from app.services.data.formats.records import Conversation
-from app.services.data.import_files import Reading
 from app.services.data.import_rows import uuid_of
-from app.services.projects.prompts import content_sha256
+from app.services.projects.prompts import spelled
 from trainer.records import split_of
 
 # A row for each prompt or demonstration. `answers` holds [{id, text, source, model}], which nobody has judged.
@@ -68,9 +67,7 @@ DEMONSTRATIONS = {
 }
 
 
-def stage(
-    session: Session, project: Project, dataset: str, found: Iterable[Conversation], reading: Reading
-) -> dict[str, UUID]:
+def stage(session: Session, project: Project, dataset: str, found: Iterable[Conversation]) -> dict[str, UUID]:
     """Copy what is read into the table `staged`, and return the labelers among its authors by name.
 
     `PROMPTS` or `DEMONSTRATIONS` then bring the rows to their tables.
@@ -79,8 +76,6 @@ def stage(
     labelers: dict[str, UUID] = {}
     with import_rows.copying(session, _COLUMNS) as copy:
         for number, item in enumerate(found):
-            if reading.problem_count:
-                continue  # Nothing will be stored; what else is wrong is still worth knowing.
             author = uuid_of("labeler", dataset, item.labeler)
             if item.completion is not None:
                 labelers[item.labeler] = author
@@ -89,7 +84,8 @@ def stage(
 
 
 def _row(project: Project, dataset: str, number: int, item: Conversation, author: UUID) -> tuple[Any, ...]:
-    prompt_sha = content_sha256(item.messages)
+    messages = spelled(item.messages)
+    prompt_sha = hashlib.sha256(messages).hexdigest()
     answers = import_rows.answers_of(project, prompt_sha, item.answers)
     if item.completion is None:
         row = uuid_of("prompt", str(project.id), prompt_sha, *sorted(answer["id"] for answer in answers))
@@ -99,7 +95,7 @@ def _row(project: Project, dataset: str, number: int, item: Conversation, author
         row,
         number,
         prompt_sha,
-        json.dumps([asdict(message) for message in item.messages]),
+        messages.decode(),
         split_of(item.messages, project.held_out_fraction),
         author,
         json.dumps(answers),

@@ -68,20 +68,25 @@ class Reading:
 
 def records(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record]:
     """Yield the file's judgements. It ends early after a thousand problems: such a file is something else."""
-    return _items(file, of, reading, Record)
+    return _each(file, of, reading, Record)
 
 
 def conversations(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Conversation]:
     """Yield the file's prompts or demonstrations, as `records` yields judgements."""
-    return _items(file, of, reading, Conversation)
+    return _each(file, of, reading, Conversation)
 
 
-def _items(file: BinaryIO, of: Format, reading: Reading, kind: type[T]) -> Iterator[T]:
+def _each(file: BinaryIO, of: Format, reading: Reading, kind: type[T]) -> Iterator[T]:
+    for item in items(file, of, reading):
+        assert isinstance(item, kind)  # noqa: S101  (a format says what it holds)
+        yield item
+
+
+def items(file: BinaryIO, of: Format, reading: Reading) -> Iterator[Record | Conversation]:
+    """Yield what the file holds, whichever of both it is."""
     try:
         with _undone(file) as source:
-            for item in _checked(source, of, reading):
-                assert isinstance(item, kind)  # noqa: S101  (a format says what it holds)
-                yield item
+            yield from _checked(source, of, reading)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         reading.refuse("The file is not whole: its compressed part ends early or is damaged.")
     except (_TooLargeError, ArrayError) as error:

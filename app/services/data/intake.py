@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 LISTED = 20
 _LOOK_EVERY = 256
-_READING_PART = 0.4  # of the time is spent on reading; the rest goes into the tables
+_CHECKING_PART = 0.1  # of the time is spent on reading for the first time
+_READING_PART = 0.4  # and on reading at all; the rest goes into the tables
 DETECT = "detect"
 """Stands for a format where the file's first line shall tell."""
 
@@ -73,11 +74,12 @@ def import_file(
     """
     of, name = checked(file, format_name, dataset)
     said = judge or ("ai" if of.judge == "ai" else "human")
-    session.execute(text("SET LOCAL statement_timeout = 0"))
-    reading = Reading()
-    labelers = _stage(session, project, name, file, of, reading, told)
-    if reading.problem_count:
-        raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        session.execute(text(f"SET LOCAL {limit} = 0"))
+    # Read twice, which is a small part of the work: what cannot be taken is refused before anything waits to be stored.
+    _raise_problems(_read(file, of, told))
+    labelers, reading = _stage(session, project, name, file, of, told)
+    _raise_problems(reading)
     # The project's row is the lock that gives each prompt its place; labelers' answers need not wait for it.
     projects.lock(session, project.id)
     made = Import(project_id=project.id, dataset=name, format=of.name, judge=said, report={}, created_by=user.id)
@@ -119,26 +121,32 @@ def checked(file: BinaryIO, format_name: str, dataset: str) -> tuple[Format, str
     return of, name
 
 
+def _read(file: BinaryIO, of: Format, told: Callable[[float], None]) -> Reading:
+    """Read the whole file and return what is wrong with it, and what of it would be left out."""
+    reading = Reading()
+    look = _progress(file, told, 0.0, _CHECKING_PART)
+    for _ in _watched(import_files.items(file, of, reading), look):
+        pass
+    return reading
+
+
 def _stage(
-    session: Session,
-    project: Project,
-    name: str,
-    file: BinaryIO,
-    of: Format,
-    reading: Reading,
-    told: Callable[[float], None],
-) -> dict[str, UUID]:
-    size = max(1, file.seek(0, io.SEEK_END))
-    file.seek(0)
-
-    def look() -> None:
-        told(min(1.0, file.tell() / size) * _READING_PART)
-
+    session: Session, project: Project, name: str, file: BinaryIO, of: Format, told: Callable[[float], None]
+) -> tuple[dict[str, UUID], Reading]:
+    reading = Reading()
+    look = _progress(file, told, _CHECKING_PART, _READING_PART)
     if of.of == "rankings":
         found = _watched(import_files.records(file, of, reading), look)
-        return ranking_imports.stage(session, project, name, found, reading)
+        return ranking_imports.stage(session, project, name, found), reading
     talks = _watched(import_files.conversations(file, of, reading), look)
-    return conversation_imports.stage(session, project, name, talks, reading)
+    return conversation_imports.stage(session, project, name, talks), reading
+
+
+def _progress(file: BinaryIO, told: Callable[[float], None], begin: float, end: float) -> Callable[[], None]:
+    """Return what tells how far the file is read, as parts of the work from `begin` to `end`; it is at its start."""
+    size = max(1, file.seek(0, io.SEEK_END))
+    file.seek(0)
+    return lambda: told(begin + min(1.0, file.tell() / size) * (end - begin))
 
 
 def _watched(found: Iterable[T], look: Callable[[], None]) -> Iterator[T]:
@@ -177,6 +185,11 @@ def of_project(session: Session, project_id: UUID) -> Sequence[tuple[Import, str
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _raise_problems(reading: Reading) -> None:
+    if reading.problem_count:
+        raise InvalidInputError(_refusal(reading), details=tuple(reading.problems))
 
 
 def _refusal(reading: Reading) -> str:

@@ -6,9 +6,9 @@ the origin `import`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 from app.models import Project
 from app.services.data import import_rows
 from app.services.data.formats.records import Record
-from app.services.data.import_files import Reading
 from app.services.data.import_rows import uuid_of
-from app.services.projects.prompts import content_sha256
+from app.services.projects.prompts import spelled
 from trainer.records import canonical, split_of
 
 # A row for each judgement. `answers` holds [{id, text, source, model}] in their order.
@@ -66,9 +65,7 @@ _COLUMNS = (
 )
 
 
-def stage(
-    session: Session, project: Project, dataset: str, found: Iterable[Record], reading: Reading
-) -> dict[str, UUID]:
+def stage(session: Session, project: Project, dataset: str, found: Iterable[Record]) -> dict[str, UUID]:
     """Copy the judgements into the table `staged` as they are read, and return the labelers among them by name.
 
     `STEPS` then bring them to their tables.
@@ -77,15 +74,14 @@ def stage(
     labelers: dict[str, UUID] = {}
     with import_rows.copying(session, _COLUMNS) as copy:
         for number, record in enumerate(found):
-            if reading.problem_count:
-                continue  # Nothing will be stored; what else is wrong is still worth knowing.
             labeler = labelers.setdefault(record.labeler, uuid_of("labeler", dataset, record.labeler))
             copy.write_row(_row(project, dataset, number, record, labeler))
     return labelers
 
 
 def _row(project: Project, dataset: str, number: int, record: Record, labeler: UUID) -> tuple[Any, ...]:
-    prompt_sha = content_sha256(record.messages)
+    messages = spelled(record.messages)
+    prompt_sha = hashlib.sha256(messages).hexdigest()
     answers = import_rows.answers_of(project, prompt_sha, record.answers)
     ids = [item["id"] for item in answers]
     groups = [sorted(ids[place] for place in group) for group in record.ranking]
@@ -98,7 +94,7 @@ def _row(project: Project, dataset: str, number: int, record: Record, labeler: U
         ranking,
         number,
         prompt_sha,
-        json.dumps([asdict(message) for message in record.messages]),
+        messages.decode(),
         split_of(record.messages, project.held_out_fraction),
         labeler,
         json.dumps(answers),

@@ -111,7 +111,12 @@ def page(session: Session, project_id: UUID, number: int = 1) -> PromptPage:
 
 def content_sha256(messages: Sequence[Message]) -> str:
     """Return the hash that makes two equal conversations one prompt."""
-    return hashlib.sha256(canonical([asdict(message) for message in messages])).hexdigest()
+    return hashlib.sha256(spelled(messages)).hexdigest()
+
+
+def spelled(messages: Sequence[Message]) -> bytes:
+    """Return a conversation in the one spelling that its hash is taken of."""
+    return canonical([{"role": message.role, "content": message.content} for message in messages])
 
 
 def next_place(session: Session, project_id: UUID) -> int:

@@ -29,7 +29,7 @@ FILE = b"".join(
 @pytest.fixture
 def world(database: str, monkeypatch: pytest.MonkeyPatch) -> World:
     chat_world.allow(monkeypatch)
-    made = make_world(number_of_prompts=9)
+    made = make_world(number_of_prompts=12)
     chat_world.add_models(made.project_id, made.admin, ["small", "large"])
     return made
 
@@ -58,13 +58,13 @@ def test_a_labeler_takes_ranks_and_chats_while_an_import_stores(world: World, ch
             session, project, world.admin, io.BytesIO(FILE), format_name="trl-text", dataset="d", told=meanwhile
         )
     assert report.added == 9
-    assert len(seen) == 1 + len(ranking_imports.STEPS)
+    assert len(seen) == len(("checked", "read")) + len(ranking_imports.STEPS)
     assert seen[-1] > 90
     with db.transaction() as session:
         counts = session.execute(select(Ranking.origin, func.count()).group_by(Ranking.origin))
         assert dict(map(tuple, counts)) == {"task": len(seen), "chat": len(seen), "import": 9}
         places = session.scalars(select(Prompt.position).order_by(Prompt.position)).all()
-    assert places == [*range(18), *range(prompts.CHATS_FROM, prompts.CHATS_FROM + len(seen))]
+    assert places == [*range(21), *range(prompts.CHATS_FROM, prompts.CHATS_FROM + len(seen))]
 
 
 IS_WAITED_FOR = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid')")
@@ -104,7 +104,7 @@ def test_what_a_chat_stores_in_the_same_moment_is_stored_once(world: World, chat
         project = session.get_one(Project, world.project_id)
         assert [item.added for item in added.prompts(session, project, world.admin, new)] == [False, True]
         page = prompts.page(session, world.project_id)
-    assert [row.position for row in page.rows] == list(range(20))
+    assert [row.position for row in page.rows] == list(range(23))
     assert [row.messages[0]["content"] for row in page.rows[-2:]] == ["New?", "Hello?"]
 
 

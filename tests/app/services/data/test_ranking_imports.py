@@ -133,6 +133,18 @@ def test_one_bad_line_and_nothing_is_stored(project: Project) -> None:
     assert bring(project, lines(PAIR)).added == 1
 
 
+def test_a_bad_last_line_is_found_before_anything_waits_to_be_stored(project: Project) -> None:
+    parts: list[float] = []
+    with pytest.raises(InvalidInputError, match="One problem was found"):
+        bring(
+            project, lines(*(PAIR | {"prompt": f"{number}?"} for number in range(1_000))) + b"{}\n", told=parts.append
+        )
+    assert len(parts) > 2
+    assert max(parts) <= 0.1
+    bring(project, lines(PAIR), told=parts.append)
+    assert max(parts) > 0.9
+
+
 HOSTILE = {
     "NUL": (b'{"prompt": "a\\u0000", "chosen": "b", "rejected": "c"}', "NUL"),
     "surrogate": (b'{"prompt": "a\\ud800", "chosen": "b", "rejected": "c"}', "surrogate"),
