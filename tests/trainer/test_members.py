@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, MakeRun, ask, build_tokenizer, some_comparisons
+from builders import CPU, PROMPTS, MakeRun, ask, build_tokenizer, options, read_lines, some_comparisons
 from safetensors.torch import load_file
 from test_methods import FAST, StopAfter, assert_same, summary_of
+from transformers import AutoModelForCausalLM
 
 from trainer import data, judges, losses, reward, reward_model
 from trainer.__main__ import main
@@ -93,6 +94,24 @@ def test_every_member_sits_in_the_jury_of_ppo_and_the_worst_and_the_unsure_count
     mean = losses.ensemble_score(scores, "mean")
     assert bool((worst < mean).all())
     torch.testing.assert_close(unsure, mean - 0.5 * scores.var(dim=1, correction=0))
+
+
+def test_a_whole_run_of_ppo_is_rewarded_by_all_members_together(make_run: MakeRun, trio: str) -> None:
+    chosen = options(trio, iterations=3, reward_ensemble="uncertainty_weighted", uncertainty_coefficient=0.5)
+    run_dir = make_run("ppo", prompts=PROMPTS, lora={"rank": 4}, options=chosen)
+    assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+    rows = read_lines(run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert min(row["reward_uncertainty"] for row in rows) > 1e-3
+    assert [row["first_log_ratio"] for row in rows] == [0.0] * 3
+    told = read_lines(run_dir / "rollouts.jsonl")
+    assert told
+    asked = {prompt.id: prompt for prompt in PROMPTS}
+    jury = judges.load_judges(PpoOptions(reward_model=trio), CPU)
+    scores = judges.score(jury, [asked[row["prompt_id"]] for row in told], [[row["text"]] for row in told], 512)
+    wanted = scores.mean(dim=1) - 0.5 * scores.var(dim=1, correction=0)
+    torch.testing.assert_close(torch.tensor([row["reward"] for row in told]), wanted, rtol=1e-4, atol=1e-4)
+    AutoModelForCausalLM.from_pretrained(run_dir / "final")
 
 
 def test_a_folder_with_a_member_missing_or_of_another_model_is_refused(trio: str, tmp_path: Path) -> None:
