@@ -2,12 +2,11 @@
 
 SmolLM2-135M-Instruct, all weights in float32, eight pairs an update, of which TRL takes four at a time, the same ids in
 the same order. Timed are the updates alone; the reference's log-probabilities, which each side computes once by its own
-means, are outside.
+means, are outside. Every run is a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
-import copy
 import gzip
 import json
 import random
@@ -27,7 +26,7 @@ from trainer.device import Device
 from trainer.rankings import Group, Ranking
 from trainer.records import Message
 
-PAIRS, BATCH, FORWARD, ROUNDS, MAX_LENGTH, BETA, RATE = 16, 8, 4, 2, 512, 0.1, 1e-6
+PAIRS, BATCH, FORWARD, TOKENS, ROUNDS, MAX_LENGTH, BETA, RATE = 16, 8, 4, 1024, 2, 512, 0.1, 1e-6
 DATA = race.ROOT.parent / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
 
 
@@ -62,7 +61,7 @@ def turns(text: str) -> list[tuple[str, str]]:
 def ours(model: Any, groups: list[Group]) -> race.Lap:
     """Train on eight trees of two answers an update."""
     options = DpoOptions(beta=BETA, optim=Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0))
-    layout = modeling.choose_layout(model.eval(), 2048, Device(torch.device("cpu"), torch.float32))
+    layout = modeling.choose_layout(model.eval(), TOKENS, Device(torch.device("cpu"), torch.float32))
     before = reference.tree_logps(model, [group.tree for group in groups], layout)
     optimizer = optim.build(model.parameters(), options.optim)
 
@@ -81,7 +80,6 @@ def ours(model: Any, groups: list[Group]) -> race.Lap:
 def peer(model: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
     """Train TRL's DPOTrainer on eight pairs an update."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     class Tokenized(DPOTrainer):  # type: ignore[misc]  # TRL is not there when types are checked
@@ -95,44 +93,25 @@ def peer(model: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
         for prompt, (chosen, rejected), _ in (group.tree for group in groups)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        settings = DPOConfig(
-            output_dir=folder,
+        settings = race.one_pass(
+            DPOConfig,
+            folder,
+            RATE,
             beta=BETA,
             per_device_train_batch_size=FORWARD,
             gradient_accumulation_steps=BATCH // FORWARD,
-            num_train_epochs=1,
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
             precompute_ref_log_probs=True,
             max_length=MAX_LENGTH,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_pin_memory=False,
             remove_unused_columns=False,
         )
         trainer = Tokenized(
             model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
-        trainer.remove_callback(PrinterCallback)
-
-        def train() -> list[float]:
-            trainer.train()
-            return [row["loss"] for row in trainer.state.log_history if "loss" in row]
-
-        return race.timed(model.base_model, train)
+        return race.timed_peer(model.base_model, trainer)
 
 
-def run(folder: str) -> None:
-    """Race on the same pairs."""
-    race.only_in_peer_environment()
-    tokenizer = modeling.load_tokenizer(folder)
-    first = modeling.load_policy(folder, torch.float32, torch.device("cpu"))
+def groups_of(tokenizer: Any) -> list[Group]:
+    """Return the pairs as trees."""
     better = Ranking(((0,), (1,)), (), (0, 0), 1.0, "")
     groups = []
     for said, chosen, rejected in read_pairs(PAIRS):
@@ -140,10 +119,32 @@ def run(folder: str) -> None:
         groups.append(
             Group(messages, encode(tokenizer, messages, [chosen, rejected], MAX_LENGTH, Truncation()), (better,))
         )
+    return groups
+
+
+def lap(side: str, folder: str) -> race.Lap:
+    """Load the model and train it on one side."""
+    tokenizer = modeling.load_tokenizer(folder)
+    model = modeling.load_policy(folder, torch.float32, torch.device("cpu"))
+    groups = groups_of(tokenizer)
+    return ours(model, groups) if side == "ours" else peer(model, tokenizer, groups)
+
+
+def child(side: str, folder: str) -> None:
+    """Run one side once and tell what it took."""
+    torch.set_num_threads(1)
+    if side == "peer":
+        import trl.trainer.dpo_trainer  # noqa: F401  # before memory is first looked at
+    race.tell(lambda: lap(side, folder))
+
+
+def run(folder: str) -> None:
+    """Race on the same pairs."""
+    race.only_in_peer_environment()
     race.race(
         f"dpo_speed: {PAIRS} HH pairs, {BATCH} an update, SmolLM2-135M in float32, {ROUNDS} rounds",
-        lambda: ours(copy.deepcopy(first), groups),
-        lambda: peer(copy.deepcopy(first), tokenizer, groups),
+        lambda: race.in_child("bench.dpo_speed", "ours", folder),
+        lambda: race.in_child("bench.dpo_speed", "peer", folder),
         ROUNDS,
         "pairs",
         PAIRS,
@@ -151,4 +152,4 @@ def run(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    run(*sys.argv[1:])
+    child(*sys.argv[1:]) if len(sys.argv) > 2 else run(*sys.argv[1:])

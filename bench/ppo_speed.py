@@ -171,13 +171,7 @@ def peer(folder: Path, case: Case) -> dict[str, float]:
         learning_rate=RATE,
         num_sample_generations=0,
         missing_eos_penalty=1.0,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
+        **race.PLAIN,
     )
     lora = Lora(rank=RANK)
     adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -209,16 +203,10 @@ def child(side: str, number: str, folder: str) -> None:
     """Run one side once and print what it took; memory is what came on top of the imports."""
     if side == "peer":
         import trl.experimental.ppo  # noqa: F401  # before memory is first looked at
-    before = resident_mb()
+    before = race.resident_mb()
     found = {"ours": ours, "peer": peer}[side](Path(folder), CASES[int(number)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(found | {"memory": peak - before}))
-
-
-def resident_mb() -> float:
-    """Return the memory that this process holds now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 def run() -> None:

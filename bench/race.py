@@ -6,7 +6,9 @@ our own packages in sight, so that both run on the same torch and transformers. 
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -21,14 +23,28 @@ from bench import peers
 
 ROOT = peers.ROOT
 TRL = "trl==1.16.0"
+PLAIN = {
+    "save_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+}
+"""What every trainer of TRL is told here: float32 on the CPU, nothing saved, nothing drawn."""
 
 
 class Lap(NamedTuple):
-    """What one training run took. `tokens` are positions that went through the trunk, padding included."""
+    """What one training run took. `tokens` are positions that went through the trunk, padding included.
+
+    `memory` is in MiB, on top of the imports; 0 where it was not measured.
+    """
 
     tokens: int
     cpu_seconds: float
     losses: list[float]
+    memory: float = 0.0
 
 
 def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
@@ -37,7 +53,7 @@ def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
     Says so and does nothing where it cannot be made, as without a network.
     """
     ours = Path(torch.__file__).parent.parent
-    programs = peers.environment(peer, ["-c", "constraints.txt", "datasets>=4"], ours=ours)
+    programs = peers.environment(peer, ["-c", str(other_pins(peer)), "datasets>=4"], ours=ours)
     if programs is None:
         return
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -51,6 +67,16 @@ def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
     subprocess.run(
         [programs / "python", "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True
     )
+
+
+def other_pins(peer: str) -> Path:
+    """Write our pinned versions but the peer's own, of which the tests may use another, and return the file."""
+    name = peer.partition("==")[0]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    path = ROOT / "build" / f"{peer.replace('==', '-')}.constraints"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{pin}\n" for pin in pins if pin.partition("==")[0] != name), encoding="utf-8")
+    return path
 
 
 @contextmanager
@@ -76,6 +102,54 @@ def timed(trunk: torch.nn.Module, train: Callable[[], list[float]]) -> Lap:
         return Lap(sum(counts), time.process_time() - started, losses)
 
 
+def in_child(module: str, *arguments: str) -> Lap:
+    """Return the lap that `python -m module` tells (`tell`), a process of its own with a peak memory of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return Lap(**json.loads(told.splitlines()[-1]))
+
+
+def tell(run: Callable[[], Lap]) -> None:
+    """Run, and print the lap with its memory: the peak of this process above what it holds now."""
+    before = resident_mb()
+    lap = run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(lap._replace(memory=peak - before)._asdict()))
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def one_pass(settings: Any, folder: str, rate: float, **more: Any) -> Any:
+    """Return TRL's settings (a class such as its `DPOConfig`) for one pass over the rows as they come."""
+    return settings(
+        output_dir=folder,
+        num_train_epochs=1,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        **PLAIN,
+        **more,
+    )
+
+
+def timed_peer(trunk: torch.nn.Module, trainer: Any) -> Lap:
+    """Train with a trainer of TRL, and return what it took."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+    def train() -> list[float]:
+        trainer.train()
+        return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+    return timed(trunk, train)
+
+
 def race(title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: int, unit: str, count: int) -> None:
     """Run both in turns and print one line; the least of the CPU times counts, since other work only adds to them."""
     laps: dict[str, list[Lap]] = {"ours": [], "peer": []}
@@ -89,12 +163,16 @@ def race(title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: i
         (found[0], min(lap.cpu_seconds for lap in found)) for found in laps.values()
     )
     pairs = sorted(other.cpu_seconds / own.cpu_seconds for own, other in zip(laps["ours"], laps["peer"], strict=True))
+    peaks = [min(lap.memory for lap in found) for found in laps.values()]
+    memory = (
+        f"; peak memory {peaks[0]:.0f} MiB against {peaks[1]:.0f} ({peaks[0] / peaks[1]:.0%})" if all(peaks) else ""
+    )
     print(
         f"{title}: tokens {mine.tokens} against {theirs.tokens} ({theirs.tokens / mine.tokens:.1f} times fewer); "
         f"{unit} a CPU second {count / mine_best:.2f} against {count / theirs_best:.2f} "
         f"({theirs_best / mine_best:.1f} times, in the rounds {pairs[0]:.1f} to {pairs[-1]:.1f}); "
         f"first loss {mine.losses[0]:.4f} and {theirs.losses[0]:.4f}, last {mine.losses[-1]:.4f} and "
-        f"{theirs.losses[-1]:.4f}",
+        f"{theirs.losses[-1]:.4f}{memory}",
         flush=True,
     )
 

@@ -90,40 +90,23 @@ def ours(classifier: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
 def peer(classifier: Any, tokenizer: Any, groups: list[Group]) -> race.Lap:
     """Train TRL's RewardTrainer on the same eight pairs an update."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
     trees = [group.tree for group in groups]
     rows = [{"chosen_ids": t.prompt + t.completions[0], "rejected_ids": t.prompt + t.completions[1]} for t in trees]
     with tempfile.TemporaryDirectory() as folder:
-        settings = RewardConfig(
-            output_dir=folder,
+        settings = race.one_pass(
+            RewardConfig,
+            folder,
+            RATE,
             per_device_train_batch_size=BATCH // 2,
             gradient_accumulation_steps=2,
-            num_train_epochs=1,
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
             max_length=None,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_pin_memory=False,
         )
         trainer = RewardTrainer(
             model=classifier, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
-        trainer.remove_callback(PrinterCallback)
-
-        def train() -> list[float]:
-            trainer.train()
-            return [row["loss"] for row in trainer.state.log_history if "loss" in row]
-
-        return race.timed(classifier.model, train)
+        return race.timed_peer(classifier.model, trainer)
 
 
 def measure(folder: str, seed: int, side: str) -> dict[str, Any]:

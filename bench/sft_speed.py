@@ -68,7 +68,6 @@ def ours(model: Any, trees: list[Tree]) -> race.Lap:
 def peer(model: Any, trees: list[Tree]) -> race.Lap:
     """Train TRL's SFTTrainer on the same eight texts an update, packed into one row."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     rows = []
@@ -82,37 +81,21 @@ def peer(model: Any, trees: list[Tree]) -> race.Lap:
             }
         )
     with tempfile.TemporaryDirectory() as folder:
-        settings = SFTConfig(
-            output_dir=folder,
+        settings = race.one_pass(
+            SFTConfig,
+            folder,
+            RATE,
             packing=True,
             max_length=4096,
             dataset_kwargs={"skip_prepare_dataset": True},
             completion_only_loss=False,  # the labels say it already
             per_device_train_batch_size=1,
-            num_train_epochs=1,
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_pin_memory=False,
             remove_unused_columns=False,
         )
         trainer = SFTTrainer(
             model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=build_tokenizer()
         )
-        trainer.remove_callback(PrinterCallback)
-
-        def train() -> list[float]:
-            trainer.train()
-            return [row["loss"] for row in trainer.state.log_history if "loss" in row]
-
-        return race.timed(model.base_model, train)
+        return race.timed_peer(model.base_model, trainer)
 
 
 def run() -> None:
