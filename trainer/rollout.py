@@ -160,7 +160,7 @@ def _sample_batch(
     ends: Sequence[int],
     uniforms: torch.Tensor,
 ) -> list[Answer]:
-    from transformers import DynamicCache
+    from trainer.cache import with_room  # it loads transformers
 
     device = model.device
     uniforms, end_tensor = uniforms.to(device), torch.tensor(ends, device=device)
@@ -174,7 +174,7 @@ def _sample_batch(
     once = {tuple(prompt): number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     inputs, mask = left_pad([list(prompt) for prompt in once], device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache, rows = DynamicCache(config=model.config), torch.arange(count, device=device)
+    cache, rows = with_room(model.config, inputs.shape[1] + width), torch.arange(count, device=device)
     for step in range(width):
         hidden = model.base_model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
