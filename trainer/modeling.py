@@ -19,16 +19,13 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from trainer import layers, shards, tree
+from trainer import head, layers, shards, tree
 from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
 from trainer.flops import Work, work_of
 from trainer.layout import Layout, choose
 from trainer.records import file_sha256
 from trainer.tree import Batch
-
-HEAD_ROWS = 256  # completion positions scored at once: (256, V) float32 is the most that logits ever take
-
 
 # Loading and saving
 
@@ -230,7 +227,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 def completion_logps(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
     """Return (M,) float32: the log-probability of each completion token given all before it, as `batch.targets`.
 
-    The output layer runs on completion positions only, `HEAD_ROWS` at a time, and is recomputed in the backward pass;
+    The output layer runs on completion positions only, `head.ROWS` at a time, and is recomputed in the backward pass;
     (R, T, V) never exists.
     """
     return token_logps(model, hidden_states(model, batch)[batch.sources], batch.targets, temperature)
@@ -239,8 +236,14 @@ def completion_logps(model: PreTrainedModel, batch: Batch, temperature: float = 
 def logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Return the float32 logits (…, V) of last hidden states (…, D), with the soft cap of the Gemma family."""
     values: torch.Tensor = model.get_output_embeddings()(hidden).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap = soft_cap(model)
     return values if cap is None else torch.tanh(values / cap) * cap
+
+
+def soft_cap(model: PreTrainedModel) -> float | None:
+    """Return what the Gemma family holds its logits below, None for other models."""
+    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    return cap
 
 
 def token_logps(
@@ -250,6 +253,9 @@ def token_logps(
 
     Logits are divided by `temperature` as the sampler's are, so both see one distribution.
     """
+    output = model.get_output_embeddings()
+    if head.is_plain(output) and soft_cap(model) is None:
+        return head.token_logps(output.weight, hidden, targets, temperature)
     return torch.cat([chunk[0] for chunk in _score_chunks(model, hidden, targets, temperature, entropy=False)])
 
 
@@ -278,7 +284,7 @@ def _score_chunks(
     entropy: bool,
     entropy_gradient: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (log-probabilities, entropies) of `HEAD_ROWS` positions at a time; logits are recomputed backwards."""
+    """Yield (log-probabilities, entropies) of `head.ROWS` positions at a time; logits are recomputed backwards."""
 
     def score(rows: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scaled = logits(model, rows)
@@ -291,5 +297,5 @@ def _score_chunks(
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):  # H = log Z - sum_v p_v z_v
             return chosen, normaliser - (torch.softmax(scaled, dim=1) * scaled).sum(dim=1)
 
-    for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True):
+    for rows, wanted in zip(torch.split(hidden, head.ROWS), torch.split(targets, head.ROWS), strict=True):
         yield recompute(score, rows, wanted, use_reentrant=False) if rows.requires_grad else score(rows, wanted)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import build_tokenizer
 
-from trainer import modeling
+from trainer import head, modeling
 from trainer.config import ConfigError, Lora
 from trainer.tree import Tree, collate
 
@@ -54,7 +54,7 @@ def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(
     batch = collate([LONG, SHORT], CPU, shared=False)
     results = []
     for rows in (7, 1000):
-        monkeypatch.setattr(modeling, "HEAD_ROWS", rows)
+        monkeypatch.setattr(head, "ROWS", rows)
         model = load(tiny_model)
         logps = modeling.completion_logps(model, batch)
         logps.sum().backward()

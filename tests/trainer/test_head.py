@@ -1,0 +1,68 @@
+"""The output layer in one buffer says what the whole softmax says, and has its gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import head
+
+ROWS, WIDTH, WORDS = 7, 5, 11
+
+
+def case(dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return an output layer, hidden states, targets and the gradient that comes back by log-probability."""
+    torch.manual_seed(0)
+    layer = nn.Linear(WIDTH, WORDS, bias=False).to(dtype)
+    hidden = torch.randn(ROWS, WIDTH, dtype=dtype, requires_grad=True)
+    return layer, hidden, torch.randint(WORDS, (ROWS,)), torch.randn(ROWS)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("rows", [3, 100])
+def test_values_and_gradients_are_those_of_the_whole_softmax(
+    rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "ROWS", rows)
+    layer, hidden, targets, by_logp = case()
+    whole = (layer(hidden) / temperature).log_softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    wanted = torch.autograd.grad(whole, (hidden, layer.weight), by_logp)
+    logps = head.token_logps(layer.weight, hidden, targets, temperature)
+    found = torch.autograd.grad(logps, (hidden, layer.weight), by_logp)
+    torch.testing.assert_close(logps, whole, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_layer_gets_no_gradient_and_hidden_states_get_the_same() -> None:
+    layer, hidden, targets, by_logp = case()
+    (wanted,) = torch.autograd.grad(head.token_logps(layer.weight, hidden, targets), hidden, by_logp)
+    layer.requires_grad_(requires_grad=False)
+    (found,) = torch.autograd.grad(head.token_logps(layer.weight, hidden, targets), hidden, by_logp)
+    assert torch.equal(found, wanted)
+    assert layer.weight.grad is None
+
+
+def test_no_rows_give_a_gradient_of_zeros() -> None:
+    layer, hidden, targets, by_logp = case()
+    logps = head.token_logps(layer.weight, hidden[:0], targets[:0])
+    by_hidden, by_weight = torch.autograd.grad(logps, (hidden, layer.weight), by_logp[:0])
+    assert not by_hidden.any()
+    assert not by_weight.any()
+
+
+def test_products_are_in_the_precision_of_autocast_and_gradients_in_that_of_the_weights() -> None:
+    layer, hidden, targets, by_logp = case()
+    exact = head.token_logps(layer.weight, hidden, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = head.token_logps(layer.weight, hidden, targets)
+        whole = layer(hidden).float().log_softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(rounded, whole, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(rounded, exact)
+    rounded.backward(by_logp)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype is torch.float32
+
+
+def test_a_layer_with_a_bias_or_of_another_kind_is_not_plain() -> None:
+    assert head.is_plain(nn.Linear(2, 3, bias=False))
+    assert not head.is_plain(nn.Linear(2, 3))
+    assert not head.is_plain(nn.Sequential(nn.Linear(2, 3, bias=False)))
