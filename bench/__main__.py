@@ -5,7 +5,7 @@ python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [re
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [label-studio [COMPARISONS]]
                 [hostile-files] [active-selection]
-                [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [processes]
+                [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [processes] [shard]
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "growth": growth.main,
     "gpu": gpu.main,
     "processes": processes.main,
+    "shard": processes.shared,
     "export": export.main,
     "downloads": downloads.main,
     "quality": quality.main,

@@ -1,6 +1,6 @@
 """Two processes over gloo against one, on this machine's CPU: what sharing a step costs, in turns, with the same steps.
 
-And two that hold a model each against two that share one (`optim.shard`): what it saves in memory, what it costs.
+And two that hold a model each against two that share one (`optim.shard`, in `shared`): what that saves and costs.
 
 Each process has one thread. On a machine with a core for each the seconds should halve; the CPU seconds of both
 together are the honest figure on a busy one, and what they have beyond those of one process is the price.
@@ -23,7 +23,7 @@ from trainer.device import Device
 
 SIZE = Size("random Llama of 4 layers and width 256", 256, 704, 4, 4, 4, 4096, 128, 64, 8, 1024)
 STEPS, ROUNDS = 3, 3
-HEAVY = Size("random Llama of 8 layers and width 1024", 1024, 2816, 8, 8, 8, 4096, 48, 16, 4, 256)
+HEAVY = Size("random Llama of 8 layers and width 768", 768, 2048, 8, 8, 8, 4096, 24, 8, 2, 256)
 
 
 def main() -> None:
@@ -46,13 +46,19 @@ def main() -> None:
             f"{method}: tokens {one['tokens']} and {two['tokens']}, last loss {one['loss']:.6f} and {two['loss']:.6f}"
         )
 
+
+def shared() -> None:
+    """Measure what two processes hold with a model each, and with one model that they share: once, it does not vary."""
+    # What is given up goes back to the system at once; else glibc keeps it in pieces, and its heap is what is measured.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     print(f"shard: {HEAVY.name}, {HEAVY.prompts} prompts of {HEAVY.prompt} and answers of {HEAVY.answer} a step")
-    rounds = [[measure(2, "dpo", 2, HEAVY, shard) for shard in (False, True)] for _ in range(ROUNDS)]
-    for name, key in (("peak MiB of a process", "memory"), ("wall seconds", "seconds"), ("CPU seconds", "cpu")):
-        each, shared = (statistics.median(turn[n][key] for turn in rounds) for n in (0, 1))
-        print(f"shard: {name} {each:.1f} with a model each, {shared:.1f} with one model shared")
-    each, shared = (turn["loss"] for turn in rounds[-1])
-    print(f"shard: last loss {each:.6f} and {shared:.6f}")
+    for name, shard in (("a model each", False), ("one model shared", True)):
+        found = measure(2, "dpo", 2, HEAVY, shard)
+        print(
+            f"shard: {name}: peak {found['memory']:.0f} MiB a process, {found['seconds']:.2f} wall and "
+            f"{found['cpu']:.2f} CPU seconds for {STEPS} steps, last loss {found['loss']:.6f}",
+            flush=True,
+        )
 
 
 def measure(count: int, method: str, answers: int, size: Size = SIZE, shard: bool = False) -> dict[str, float]:
