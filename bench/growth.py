@@ -25,7 +25,8 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainer.builders import build_tokenizer
-from trainer.records import Comparison, Message, split_of, write_jsonl, write_manifest
+from trainer.manifest import write_manifest
+from trainer.records import Comparison, Message, split_of, write_jsonl
 
 SIZES = (100, 1_000, 10_000, 100_000)
 STEPS, ANSWERS = 40, 4

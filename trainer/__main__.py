@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, load_run
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, DivergedError, RecordError, verify_manifest
+from trainer.manifest import verify_manifest
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, DivergedError, RecordError
 from trainer.stop import StopSignal
 
 

@@ -7,7 +7,7 @@
                                manifest.json          sha256 of each file, written last
     final/                     a whole model for plain transformers, and manifest.json
 
-A folder is written aside, flushed to the disk and renamed; `records.verify_manifest` checks either kind.
+A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from torch import nn
 
 from trainer import shards
 from trainer.config import ConfigError, RunConfig
+from trainer.manifest import MANIFEST_SCHEMA, file_sha256, verify_manifest
 from trainer.parallel import ALONE, Team
-from trainer.records import MANIFEST_SCHEMA, RecordError, file_sha256, verify_manifest
+from trainer.records import RecordError
 
 KEEP = 2
 

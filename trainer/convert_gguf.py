@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, file_sha256
+from trainer.manifest import file_sha256
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

@@ -24,7 +24,7 @@ from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
 from trainer.flops import Work, work_of
 from trainer.layout import Layout, choose
-from trainer.records import file_sha256
+from trainer.manifest import file_sha256
 from trainer.tree import Batch
 
 # Loading and saving

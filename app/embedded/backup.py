@@ -33,7 +33,7 @@ from app.embedded.postgres import PostgresServer, programs
 from app.errors import SetupError
 from app.main import create_app
 from app.services import health
-from trainer.records import file_sha256
+from trainer.manifest import file_sha256
 
 SCHEMA = 1
 DUMP, FACTS = "database.dump", "backup.json"

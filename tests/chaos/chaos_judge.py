@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Occurrence, Pipeline, Run, RunAttempt, RunEvent, RunMetric, Schedule
 from app.models.training import TERMINAL_STATES
-from trainer.records import file_sha256, verify_manifest
+from trainer.manifest import file_sha256, verify_manifest
 
 
 def due_times(session: Session, first: dict[UUID, datetime]) -> list[str]:

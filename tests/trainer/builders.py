@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from trainer import data, reward_model, tree
 from trainer.config import parse_run
 from trainer.device import Device
-from trainer.records import Comparison, Demonstration, Message, Prompt, file_sha256
+from trainer.manifest import file_sha256
+from trainer.records import Comparison, Demonstration, Message, Prompt
 from trainer.stop import StopSignal
 
 CPU = Device(torch.device("cpu"), torch.float32)

@@ -12,7 +12,8 @@ from builders import CPU, MakeRun, build_tokenizer, save_judge
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainer import modeling
-from trainer.records import Comparison, Demonstration, Prompt, write_jsonl, write_manifest
+from trainer.manifest import write_manifest
+from trainer.records import Comparison, Demonstration, Prompt, write_jsonl
 
 
 @pytest.fixture(scope="session")

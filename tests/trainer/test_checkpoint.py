@@ -10,7 +10,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.config import ConfigError
-from trainer.records import verify_manifest
+from trainer.manifest import verify_manifest
 
 
 def make(seed: int = 0) -> tuple[dict[str, torch.nn.Module], dict[str, torch.optim.Optimizer]]:

@@ -16,6 +16,7 @@ from trainer.config import load_run
 from trainer.constitution import Principle, Verdict, draw, read_principles
 from trainer.device import Device
 from trainer.layout import Layout
+from trainer.manifest import write_manifest
 from trainer.records import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -26,7 +27,6 @@ from trainer.records import (
     read_comparisons,
     read_demonstrations,
     write_jsonl,
-    write_manifest,
 )
 from trainer.stop import StopSignal
 

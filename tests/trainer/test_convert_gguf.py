@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from trainer.convert_gguf import main
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, file_sha256
+from trainer.manifest import file_sha256
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE
 
 HIDDEN, VOCAB, LAYERS, HEADS, FEED = 64, 320, 2, 4, 128
 

@@ -11,7 +11,8 @@ import pytest
 from builders import MakeRun, ask, some_comparisons, some_demonstrations
 
 from trainer.__main__ import main
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, Comparison, write_manifest
+from trainer.manifest import write_manifest
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, Comparison
 
 QUICK = {"optim": {"max_steps": 1, "batch_size": 2}}
 

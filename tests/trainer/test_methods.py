@@ -19,17 +19,9 @@ from transformers import AutoModelForCausalLM
 from trainer import data, dpo, kto, modeling, optim, reward, sft
 from trainer.__main__ import main
 from trainer.config import ConfigError, DpoOptions, Lora, load_run
+from trainer.manifest import file_sha256, verify_manifest
 from trainer.rankings import deal_labelers
-from trainer.records import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_STOPPED,
-    Comparison,
-    Demonstration,
-    Message,
-    file_sha256,
-    verify_manifest,
-)
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, Demonstration, Message
 from trainer.reward_model import load_reward, score_texts
 from trainer.stop import StopSignal
 

@@ -36,8 +36,9 @@ from trainer.__main__ import main
 from trainer.config import DpoOptions, KtoOptions, Optim, RewardOptions, parse_run
 from trainer.device import Device
 from trainer.layout import Layout
+from trainer.manifest import file_sha256
 from trainer.rankings import group_comparisons
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Comparison, file_sha256
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Comparison
 
 BUDGET = 96  # tokens a forward: a step is several of them in one process, and fewer in each of two
 pytestmark = pytest.mark.timeout(900)

@@ -27,15 +27,8 @@ from trainer.config import PpoOptions, RunConfig, load_run, parse_run
 from trainer.device import Device
 from trainer.episodes import Actor, Episodes, Measures, measure, minibatches, turn
 from trainer.layout import Layout
-from trainer.records import (
-    EXIT_BAD_INPUT,
-    EXIT_DIVERGED,
-    EXIT_DONE,
-    EXIT_STOPPED,
-    DivergedError,
-    Prompt,
-    verify_manifest,
-)
+from trainer.manifest import verify_manifest
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, DivergedError, Prompt
 
 
 @pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])

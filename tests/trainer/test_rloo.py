@@ -12,7 +12,8 @@ from trainer.__main__ import main
 from trainer.config import RlooOptions, parse_run
 from trainer.episodes import Actor, Episodes, measure
 from trainer.layout import Layout
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, verify_manifest
+from trainer.manifest import verify_manifest
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE
 
 
 def test_group_advantages_by_hand() -> None:

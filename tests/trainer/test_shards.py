@@ -23,7 +23,8 @@ from trainer.__main__ import main
 from trainer.config import ConfigError, Optim, RewardOptions, parse_run
 from trainer.device import Device
 from trainer.layout import Layout
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, file_sha256
+from trainer.manifest import file_sha256
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
 
 pytestmark = pytest.mark.timeout(900)
 SHARD = {"shard": True, "recompute_activations": True}

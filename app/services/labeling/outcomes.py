@@ -20,7 +20,8 @@ from app.models import ModelVersion, Prompt, Run
 from app.services.labeling import queue_order, tasks
 from app.services.training import artifacts, charts, registry, run_files
 from app.services.training.snapshots import prompt_record
-from trainer.records import RecordError, Sample, Score, file_sha256, read_samples, read_scores, verify_manifest
+from trainer.manifest import file_sha256, verify_manifest
+from trainer.records import RecordError, Sample, Score, read_samples, read_scores
 
 
 @dataclass(frozen=True)

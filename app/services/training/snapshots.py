@@ -30,6 +30,7 @@ from app.services.training import artifacts, data_cards, snapshot_files
 from app.services.training.snapshot_files import Written
 from app.settings import get_settings
 from trainer import records
+from trainer.manifest import file_sha256, verify_manifest, write_manifest
 
 CARD = "card.md"
 _BEAT_SECONDS = 15
@@ -170,8 +171,8 @@ def _write(
     aside.mkdir()
     try:
         written = snapshot_files.write(moment, project, aside, ledger_root, wrote)
-        manifest = records.write_manifest(aside, written.files, **written.facts)
-        sha256 = records.file_sha256(aside / "manifest.json")
+        manifest = write_manifest(aside, written.files, **written.facts)
+        sha256 = file_sha256(aside / "manifest.json")
         (aside / CARD).write_text(data_cards.markdown(manifest, sha256), encoding="utf-8")
         folder = root / sha256
         if _is_complete(folder):
@@ -199,7 +200,7 @@ def _discard_ledgers(session: Session, project: Project, written: Written) -> No
 
 def _is_complete(folder: Path) -> bool:
     try:
-        records.verify_manifest(folder)
+        verify_manifest(folder)
     except records.RecordError:
         return False
     return True

@@ -24,7 +24,7 @@ from app.models import Checkpoint, ModelVersion
 from app.services.training import artifacts, registry, run_files
 from app.settings import get_settings
 from app.worker import tasks
-from trainer.records import file_sha256, verify_manifest
+from trainer.manifest import file_sha256, verify_manifest
 
 STEPS, EACH = 120, 10
 

@@ -22,7 +22,7 @@ from app.models import Checkpoint, ModelVersion, RunMetric
 from app.services.training import registry, run_states
 from app.settings import get_settings
 from app.worker import ray_child
-from trainer.records import file_sha256
+from trainer.manifest import file_sha256
 
 pytest.importorskip("ray", reason="Ray is an optional part: pip install 'plackett[ray]'")
 

@@ -25,7 +25,7 @@ from app.settings import get_settings
 from app.worker import supervise as module
 from app.worker.checkpoint_watch import CheckpointWatch
 from app.worker.child import Child, NewerAttemptError
-from trainer.records import file_sha256, write_manifest
+from trainer.manifest import file_sha256, write_manifest
 
 STAND_IN = (sys.executable, str(Path(__file__).parent / "stand_in.py"))
 

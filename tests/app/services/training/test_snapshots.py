@@ -24,7 +24,8 @@ from app.db import reading, transaction
 from app.errors import InvalidInputError, NotFoundError
 from app.models import Completion, Project, Prompt, Snapshot, Task, User
 from app.services.training import snapshots
-from trainer.records import read_comparisons, read_demonstrations, read_prompts, verify_manifest
+from trainer.manifest import verify_manifest
+from trainer.records import read_comparisons, read_demonstrations, read_prompts
 
 
 @pytest.fixture
