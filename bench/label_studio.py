@@ -49,6 +49,7 @@ T = TypeVar("T")
 COMPARISONS, ROUNDS = 10_000, 3
 LABEL_STUDIO = "label-studio==1.23.2"
 START_SECONDS, LOOK_SECONDS = 600.0, 1.0
+LONGEST_SECONDS = 1_800
 DATABASE = "label_studio"
 MIB = 1 << 20
 CONFIG = """<View>
@@ -195,7 +196,10 @@ def _label_studio(programs: Path, folder: Path, stack: Stack) -> Iterator[Side]:
             def snapshot(to: Any, path: Path) -> None:
                 where = f"{url}/api/projects/{to}/exports/"
                 made = http.post(where, json={"title": "Bench"}).raise_for_status().json()
+                give_up = time.monotonic() + LONGEST_SECONDS
                 while made["status"] in {"created", "in_progress"}:
+                    if time.monotonic() > give_up:
+                        raise TimeoutError(f"Label Studio's export snapshot took more than {LONGEST_SECONDS} seconds.")
                     time.sleep(LOOK_SECONDS)
                     made = http.get(f"{where}{made['id']}").raise_for_status().json()
                 _download(http, f"{where}{made['id']}/download", {"exportType": "JSON"}, path)

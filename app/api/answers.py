@@ -21,6 +21,27 @@ Origin = Literal["task", "edit", "chat", "adjudication", "import"]
 Labeler = Annotated[str, Field(description="a pseudonym, the same in every export and snapshot")]
 
 
+_GIVEN = {
+    "project_id": "0198c0de-0000-7000-8000-000000000001",
+    "task_id": "0198c0de-0000-7000-8000-000000000022",
+    "prompt_id": "0198c0de-0000-7000-8000-000000000021",
+    "labeler": "labeler-5f0c1d2e3a",
+    "simulated": False,
+    "guideline_version": 2,
+    "seconds": 41.5,
+    "counted": True,
+    "not_counted_reason": None,
+    "quarantined": False,
+    "supersedes": None,
+    "superseded": False,
+    "retracts": False,
+    "judge": "human",
+    "dataset": None,
+    "created_at": "2026-11-02T09:00:00Z",
+}
+"""What the examples of all kinds of answers share."""
+
+
 class AnswerOut(Closed):
     """What all answers have: who gave it, under which guidelines, and whether it counts."""
 
@@ -50,24 +71,9 @@ class RankingOut(AnswerOut):
     """
 
     model_config = example(
-        {
+        _GIVEN
+        | {
             "id": "0198c0de-0000-7000-8000-000000000031",
-            "project_id": "0198c0de-0000-7000-8000-000000000001",
-            "task_id": "0198c0de-0000-7000-8000-000000000022",
-            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
-            "labeler": "labeler-5f0c1d2e3a",
-            "simulated": False,
-            "guideline_version": 2,
-            "seconds": 41.5,
-            "counted": True,
-            "not_counted_reason": None,
-            "quarantined": False,
-            "supersedes": None,
-            "superseded": False,
-            "retracts": False,
-            "judge": "human",
-            "dataset": None,
-            "created_at": "2026-11-02T09:00:00Z",
             "origin": "task",
             "purpose": "collect",
             "ranking": [["0198c0de-0000-7000-8000-000000000024"], ["0198c0de-0000-7000-8000-000000000023"]],
@@ -92,24 +98,9 @@ class DemonstrationOut(AnswerOut):
     """An ideal answer, or an edit of the answer `completion_id`."""
 
     model_config = example(
-        {
+        _GIVEN
+        | {
             "id": "0198c0de-0000-7000-8000-000000000032",
-            "project_id": "0198c0de-0000-7000-8000-000000000001",
-            "task_id": "0198c0de-0000-7000-8000-000000000022",
-            "prompt_id": "0198c0de-0000-7000-8000-000000000021",
-            "labeler": "labeler-5f0c1d2e3a",
-            "simulated": False,
-            "guideline_version": 2,
-            "seconds": 41.5,
-            "counted": True,
-            "not_counted_reason": None,
-            "quarantined": False,
-            "supersedes": None,
-            "superseded": False,
-            "retracts": False,
-            "judge": "human",
-            "dataset": None,
-            "created_at": "2026-11-02T09:00:00Z",
             "completion_id": None,
             "text": "Short light scatters more than long light.",
         }

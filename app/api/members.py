@@ -22,18 +22,19 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["projects"])
 Standing = Literal["screening", "active", "rejected", "removed"]
 
 
+_STANDING = {
+    "project_id": "0198c0de-0000-7000-8000-000000000001",
+    "user_id": "0198c0de-0000-7000-8000-000000000002",
+    "state": "active",
+    "score": 0.82,
+    "created_at": "2026-11-02T09:00:00Z",
+}
+
+
 class StandingOut(Closed):
     """A person's standing in a project. `score` is their agreement in the trial, 0 to 1."""
 
-    model_config = example(
-        {
-            "project_id": "0198c0de-0000-7000-8000-000000000001",
-            "user_id": "0198c0de-0000-7000-8000-000000000002",
-            "state": "active",
-            "score": 0.82,
-            "created_at": "2026-11-02T09:00:00Z",
-        }
-    )
+    model_config = example(_STANDING)
     project_id: UUID
     user_id: UUID
     state: Standing
@@ -45,12 +46,8 @@ class MemberOut(StandingOut):
     """A standing, and whose it is."""
 
     model_config = example(
-        {
-            "project_id": "0198c0de-0000-7000-8000-000000000001",
-            "user_id": "0198c0de-0000-7000-8000-000000000002",
-            "state": "active",
-            "score": 0.82,
-            "created_at": "2026-11-02T09:00:00Z",
+        _STANDING
+        | {
             "name": "Ada",
             "email": "ada@example.org",
             "tags": ["lang:de"],
