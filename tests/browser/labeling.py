@@ -89,11 +89,24 @@ def question(page: Page) -> Locator:
     return page.locator(".prompt")
 
 
-def start_ranking(page: Page) -> None:
-    """Go to the work page and take a ranking task."""
+def start_ranking(page: Page, title: str = "Rank the answers") -> None:
+    """Go to the work page and take a ranking task, whose page has this title."""
     page.goto("/work")
     page.get_by_role("button", name="Start ranking").click()
-    expect(page.get_by_role("heading", name="Rank the answers")).to_be_visible()
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    page.wait_for_load_state()
+
+
+def start_writing(page: Page) -> None:
+    """Go to the work page and take a writing task.
+
+    The page is there before its scripts are, and what is sent in between goes the way without JavaScript; hence the
+    wait, here and in `start_ranking`.
+    """
+    page.goto("/work")
+    page.get_by_role("button", name="Start writing").click()
+    expect(page.get_by_label("Your answer")).to_be_visible()
+    page.wait_for_load_state()
 
 
 def _middle(place: Locator) -> tuple[float, float]:

@@ -127,8 +127,7 @@ def test_two_answers_are_compared_in_one_graded_row(
 ) -> None:
     open_project(admin, tmp_path, (BOTANIST, MINERAL), Questions(), tasks=3)
     page = open_page(labeler, javascript=javascript)
-    page.goto("/work")
-    page.get_by_role("button", name="Start ranking").click()
+    start_ranking(page, "Compare two answers")
     expected = []
     for key, value, strengths, acceptable in ((6, "b2", [2], None), (9, "both_bad", [], 0), (4, "tie", [], None)):
         expect(page.get_by_role("heading", name="Compare two answers")).to_be_visible()

@@ -16,7 +16,16 @@ from app.services.labeling import tasks
 from . import world
 from .chromium import Watch
 from .conftest import PASSWORD, MakeUser, OpenPage
-from .labeling import chosen, question, rank_by_drag, rank_by_form, rank_by_keys, start_ranking, submit_button
+from .labeling import (
+    chosen,
+    question,
+    rank_by_drag,
+    rank_by_form,
+    rank_by_keys,
+    start_ranking,
+    start_writing,
+    submit_button,
+)
 
 FRUIT = {
     "Is a tomato a fruit?": ("Yes, to a botanist.", "No, it is a mineral.", "Yes; to a cook it is a vegetable.", "Hm."),
@@ -227,8 +236,7 @@ def test_a_written_answer_stays_on_the_page_when_the_session_has_ended(
     with db.transaction() as session:
         tasks.open_demonstration_tasks(session, project)
     page = open_page(labeler)
-    page.goto("/work")
-    page.get_by_role("button", name="Start writing").click()
+    start_writing(page)
     page.get_by_label("Your answer").fill("A tomato is a fruit that nobody puts into a fruit salad.")
     _end_sessions()
     watch.expect("401")

@@ -17,7 +17,7 @@ from app.services.labeling import tasks
 from . import world
 from .chromium import Watch
 from .conftest import PASSWORD, MakeUser, OpenPage
-from .labeling import chosen, letters, question, rank_by_form, rank_by_keys, start_ranking, submit_button
+from .labeling import chosen, letters, question, rank_by_form, rank_by_keys, start_ranking, start_writing, submit_button
 
 ANSWERS = ("Yes.", "No.", "Perhaps.")
 FIRST, SECOND, THIRD = ("Is a tomato a fruit?", "Is a nut a fruit?", "Is rhubarb a fruit?")
@@ -239,8 +239,7 @@ def test_a_written_answer_is_kept_when_its_writer_has_signed_in_again_in_another
     with db.transaction() as session:
         tasks.open_demonstration_tasks(session, project)
     page = open_page(labeler, javascript=False)
-    page.goto("/work")
-    page.get_by_role("button", name="Start writing").click()
+    start_writing(page)
     page.get_by_label("Your answer").fill("A berry, to be exact.")
     end_sessions()
     other = page.context.new_page()
