@@ -120,7 +120,7 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
     device, tokenizer = setup(config), modeling.load_tokenizer(config.model)
     jury = judges.load_judges(options, device)
     actor = ppo.load_actor(config, device, jury[0])
-    layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device)
+    layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     answerer = sampler.load_sampler(folder, config, actor.policy, tokenizer, device)
     optimizers = {name: optim.build(module.parameters(), options.optim) for name, module in actor.modules().items()}
     prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]

@@ -187,7 +187,7 @@ def language_loss(policy: Path, texts: list[Demonstration]) -> float:
     words = modeling.load_tokenizer(str(policy))
     kept = [row for row in texts if row.split == "held_out"]
     trees = [encode(words, row.messages, [row.completion], 64, Truncation()) for row in kept]
-    batch = collate(trees, torch.device("cpu"), shared=False)
+    batch = collate(trees, torch.device("cpu"), "rows")
     return -modeling.completion_logps(model, batch).mean().item()
 
 

@@ -25,6 +25,7 @@ from trainer.layout import Layout
 from trainer.records import DivergedError, Prompt
 
 LOG_RATIO_TOLERANCE = 1e-6
+NO_ADVANTAGE = 1e-3  # answers that are all alike get scores that differ by rounding, which may become so much
 
 
 class Actor(NamedTuple):
@@ -257,7 +258,7 @@ def take_steps(
                 optimizer.zero_grad(set_to_none=True)
             event = {"event": "kl stop"}
             break
-        if step == 1 and bool(advantages[episodes.rows(minibatch)].any()):
+        if step == 1 and bool((advantages[episodes.rows(minibatch)].abs() > NO_ADVANTAGE).any()):
             optim.check_gradients(actor.policy)
         loss = figures["loss"]
         for name, optimizer in optimizers.items():

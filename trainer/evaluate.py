@@ -168,7 +168,7 @@ def answer_logps(
 ) -> list[torch.Tensor]:
     """Return the log-probability of each token of each answer, at the sampling temperature (greedy: at 1)."""
     logps = [torch.empty(0)] * len(trees)
-    for part, batch in Layout(False, TOKENS_PER_FORWARD, device).batches(trees):
+    for part, batch in Layout("rows", TOKENS_PER_FORWARD, device).batches(trees):
         values = modeling.completion_logps(policy, batch, temperature or 1.0).cpu()
         for index, row in zip(part, torch.split(values, [len(trees[i].completions[0]) for i in part]), strict=True):
             logps[index] = row
@@ -319,7 +319,7 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
     )
     if not held_out:
         return {}
-    rows = Layout(False, TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
+    rows = Layout("rows", TOKENS_PER_FORWARD, Device(judge.mean.device, torch.float32))
     scores = reward_model.score_all(judge, [group.tree for group in held_out], rows)
     found = agreement.hits(held_out, [judge.reward(values).mean(dim=1) for values in scores])
     # Probabilities are of the ranking's scores as its loss saw them, without the scale for training policies.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from trainer import branches
 from trainer.config import ConfigError, Optim
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -29,6 +30,7 @@ def prepare(trunk: nn.Module, config: Any, optim: Optim, device: torch.device) -
         return
     if optim.compile:
         check_compiler(device)
+        branches.register(compiled=True)
     for layer in layers_of(trunk, config):
         forward = layer.forward
         if optim.compile:

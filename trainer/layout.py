@@ -1,4 +1,4 @@
-"""How a run lays its trees into forwards: shared prompts or rows, at most so many tokens, less when memory runs out."""
+"""How a run lays its trees into forwards: in which form, at most so many tokens, less when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from trainer import parallel, shards, tree
+from trainer import branches, parallel, shards, tree
 from trainer.config import ConfigError
 from trainer.device import Device
 from trainer.flops import NO_LOAD, Load, load_of
-from trainer.tree import Batch, Tree
+from trainer.tree import Batch, Form, Tree
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ UNABLE = (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeErr
 class Layout:
     """The form and the budget of a run's forwards. `tokens` halves for good when a step runs out of memory."""
 
-    shared: bool
+    form: Form
     tokens: int
     device: Device
     load: Load = NO_LOAD
@@ -38,18 +38,23 @@ class Layout:
     spread: nn.Module | None = None
     """The model of which each process holds a part (`shards`), so that all make as many forwards as any."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether each prompt is encoded once for all its completions."""
+        return self.form != "rows"
+
     def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[list[int], Batch]]:
         """Yield each forward: which of `trees` it holds, and its batch. Each of several processes gets its share.
 
         Of a model that is spread over the processes those with less to do are given forwards of nothing in the end.
         """
         ours = self.device.team.deal([one.length for one in trees])
-        parts = tree.split([trees[i] for i in ours], self.tokens, shared=self.shared)
+        parts = tree.split([trees[i] for i in ours], self.tokens, self.form)
         idle = 0 if self.spread is None else max(self.device.team.gather(len(parts))) - len(parts)
         for numbers in parts:
             part = [ours[n] for n in numbers]
             self._attempt = self._attempt.plus(load_of([trees[i] for i in part], shared=self.shared))
-            yield part, tree.collate([trees[i] for i in part], self.device.device, shared=self.shared)
+            yield part, tree.collate([trees[i] for i in part], self.device.device, self.form)
         for _ in range(idle):
             yield [], tree.nothing(self.device.device)
         if self.spread is not None and not torch.is_grad_enabled():  # after a backward it is closed
@@ -123,28 +128,36 @@ class Layout:
                 torch.cuda.empty_cache()
 
 
-def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
+def choose(trunk: Any, model: Any, tokens: int, device: Device, others: Sequence[Any] = ()) -> Layout:
     """Return the layout that a model can take, after seeing it compute a small probe both ways.
 
-    `trunk` is the model without its head, `model` the transformers model it belongs to. On CUDA flex_attention is tried
-    first. A model that says something else of shared prompts than of rows gets rows, with a note on stderr; one that
-    says something else of padded rows than of each row alone is refused.
+    `trunk` is the model without its head, `model` the transformers model it belongs to; `others`, which are like it,
+    are given its attention. On CUDA flex_attention is tried first, elsewhere our own for trees in a line. A model that
+    says something else of shared prompts than of rows gets rows, with a note on stderr; one that says something else
+    of padded rows than of each row alone is refused.
     """
     spread = model if shards.is_spread(model) else None
     asked = model.config._attn_implementation  # no public name
-    for way in ["flex_attention", asked] if device.device.type == "cuda" else [asked]:
+    branches.register()
+    ways: list[tuple[str, Form]] = [
+        ("flex_attention", "packed") if device.device.type == "cuda" else (branches.NAME, "line"),
+        (asked, "packed"),
+    ]
+    for way, form in ways:
         try:
             if way != model.config._attn_implementation:
                 model.set_attn_implementation(way)
-            found = _probe(trunk, model, device, shared=True, together=True)
-            wanted = _probe(trunk, model, device, shared=False, together=False)
+            found = _probe(trunk, model, device, form, together=True)
+            wanted = _probe(trunk, model, device, "rows", together=False)
         except UNABLE as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             if spread is not None:
                 model.reset_iter_state()  # it was left in the middle of a forward
         else:
             if _same(found, wanted, device):
-                return Layout(True, tokens, device, spread=spread)
+                for other in others:
+                    other.set_attn_implementation(way)
+                return Layout(form, tokens, device, spread=spread)
             reason = "their hidden states are not those of each answer alone"
     print(
         f"The model {model.config.model_type} cannot take several answers behind one prompt ({reason}); "
@@ -152,17 +165,17 @@ def choose(trunk: Any, model: Any, tokens: int, device: Device) -> Layout:
         file=sys.stderr,
         flush=True,
     )
-    found, wanted = (_probe(trunk, model, device, shared=False, together=both) for both in (True, False))
+    found, wanted = (_probe(trunk, model, device, "rows", together=both) for both in (True, False))
     if not _same(found, wanted, device):
         raise ConfigError(
             f"The model {model.config.model_type} computes something else for an answer in a batch than for the same "
             "answer alone, so nothing learned from batches would be true of it."
         )
-    return Layout(False, tokens, device, spread=spread)
+    return Layout("rows", tokens, device, spread=spread)
 
 
 @torch.no_grad()
-def _probe(trunk: Any, model: Any, device: Device, *, shared: bool, together: bool) -> torch.Tensor:
+def _probe(trunk: Any, model: Any, device: Device, form: Form, *, together: bool) -> torch.Tensor:
     """Return the hidden states at the scored positions and ends of two small trees, in one forward or one by one."""
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -170,7 +183,7 @@ def _probe(trunk: Any, model: Any, device: Device, *, shared: bool, together: bo
     alone = [Tree(one.prompt, [completion]) for one in trees for completion in one.completions]
     states = []
     for part in [trees] if together else [[one] for one in alone]:
-        batch = tree.collate(part, device.device, shared=shared)
+        batch = tree.collate(part, device.device, form)
         with device.autocast():
             hidden = tree.hidden_states(trunk, model.config, batch).float()
         states += [

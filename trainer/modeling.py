@@ -214,9 +214,9 @@ def prepare_training(model: PreTrainedModel, optim: Optim, device: Device) -> Wo
     return work_of(plain.base_model, plain.config, plain.get_output_embeddings())
 
 
-def choose_layout(model: PreTrainedModel, tokens: int, device: Device) -> Layout:
-    """Return the layout that a causal language model can take (see `layout.choose`)."""
-    return choose(core(model).base_model, core(model), tokens, device)
+def choose_layout(model: PreTrainedModel, tokens: int, device: Device, frozen: PreTrainedModel | None = None) -> Layout:
+    """Return the layout that a causal language model can take (see `layout.choose`), and its `frozen` copy too."""
+    return choose(core(model).base_model, core(model), tokens, device, [frozen] if frozen else [])
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:

@@ -57,7 +57,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 2. The models, and where an earlier attempt left them.
     jury = judges.load_judges(options, device)
     actor = load_actor(config, device, jury[0])
-    layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device)
+    layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     work = modeling.prepare_training(actor.policy, options.optim, device)
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
     course = Course(run_dir, config, actor, layout, work)

@@ -136,7 +136,7 @@ def _as_choice(tokenizer: PreTrainedTokenizerBase, question: Question, choice: s
 def _logps(policy: PreTrainedModel, trees: Sequence[Tree], device: Device) -> list[torch.Tensor]:
     """Return the log-probability of each token of each completion."""
     logps = [torch.empty(0)] * len(trees)
-    for part, batch in Layout(False, TOKENS_PER_FORWARD, device).batches(trees):
+    for part, batch in Layout("rows", TOKENS_PER_FORWARD, device).batches(trees):
         values = modeling.completion_logps(policy, batch).cpu()
         for index, row in zip(part, torch.split(values, [len(trees[i].completions[0]) for i in part]), strict=True):
             logps[index] = row

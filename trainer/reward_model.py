@@ -146,8 +146,8 @@ class RewardModel(nn.Module):
         """Return the layout that the trunk can take (see `layout.choose`): of an encoder, a row for every answer."""
         spread = self if shards.is_spread(self.classifier) else None
         if self.is_encoder:
-            return Layout(False, tokens, device, spread=spread)
-        return replace(choose(self.trunk, self.classifier, tokens, device), spread=spread)
+            return Layout("rows", tokens, device, spread=spread)
+        return replace(choose(self.trunk, self.classifier, tokens, device, self.members[1:]), spread=spread)
 
     def prepare_training(self, optim: Optim, device: Device) -> Work:
         """Let the layers be run as `optim` asks, and return the work of training one member for each token."""
@@ -274,7 +274,7 @@ def scores_of_texts(
         for messages, text in zip(prompts, completions, strict=True)
     ]
     # One answer a prompt: rows need no mask, and in the model's own precision no autocast.
-    rows = Layout(False, TOKENS_PER_FORWARD, Device(model.mean.device, torch.float32))
+    rows = Layout("rows", TOKENS_PER_FORWARD, Device(model.mean.device, torch.float32))
     return torch.cat(score_all(model, trees, rows))
 
 

@@ -37,7 +37,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     trees = [
         data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation) for row in tasks
     ]
-    layout = Layout(False, TOKENS_PER_FORWARD, device)
+    layout = Layout("rows", TOKENS_PER_FORWARD, device)
 
     # 2. What each head says of each answer, in the units of the loss: a difference of 1 is odds of e to 1.
     checkpoint.cut_metrics(run_dir, 0)

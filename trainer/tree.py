@@ -1,21 +1,29 @@
 """The one batch shape: ragged trees, a shared prompt with its completions, packed into rows for one forward.
 
 SFT has one completion a tree, DPO two or more, reward models and group rollouts K. A prompt is encoded once for all its
-completions: behind it they lie one after another, each at the positions that it would have alone, and a mask lets a
-completion see its own prompt and itself but no sibling. Several short trees share a row. Where a model cannot take such
-a mask (`layout` finds out), every completion gets a row of its own with the prompt before it.
+completions: behind it they lie one after another, each at the positions that it would have alone, and attention lets a
+completion see its own prompt and itself but no sibling.
 
     row      p p p p a a a b b b b | q q c c c        p's completions a and b, and another tree
     position 0 1 2 3 4 5 6 4 5 6 7 | 0 1 2 3 4
+
+A batch has one of three forms. In a `line` all trees lie in one row without padding, for an attention that computes
+what is seen and nothing else (`branches`). `packed`, trees share rows that are kept short, under a mask over each row.
+Where a model can take neither (`layout` finds out), completions lie in `rows` of their own, the prompt before each.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+
+from trainer import branches
+
+Form = Literal["line", "packed", "rows"]
 
 # At rows of so many tokens attention costs about as much as everything else in a small model (six times its width, for
 # the usual proportions); in larger models and with blocks of a mask left out it costs less.
@@ -119,18 +127,39 @@ def _cost(rows: int, width: int) -> float:
     return rows * width * (1 + width / EVEN_WIDTH)
 
 
-def split(trees: Sequence[Tree], tokens: int, *, shared: bool) -> list[list[int]]:
+def split(trees: Sequence[Tree], tokens: int, form: Form) -> list[list[int]]:
     """Split trees into forwards of at most `tokens` tokens with padding; return their indexes.
 
-    Trees of like length share a forward, the longest first, so that little is padding and memory runs out early or
-    never. A tree that is too large alone has a forward of its own. The budget counts tokens and not rows, so that
-    what a forward costs does not depend on how long its texts happen to be.
+    A tree that is too large alone has a forward of its own. The budget counts tokens and not rows, so that what a
+    forward costs does not depend on how long its texts happen to be.
     """
+    order = sorted(range(len(trees)), key=lambda i: (-_width(trees[i], form), i))
+    return _split_line(trees, order, tokens) if form == "line" else _split_rows(trees, order, tokens, form)
+
+
+def _split_line(trees: Sequence[Tree], order: list[int], tokens: int) -> list[list[int]]:
+    """Return as few forwards as hold the trees, of even size: each tree, the longest first, goes to the least full."""
+    least = -(-sum(one.length for one in trees) // tokens)
+    for count in range(min(least, len(trees)), len(trees) + 1):
+        parts: list[list[int]] = [[] for _ in range(count)]
+        filled = [(0, number) for number in range(count)]
+        for index in order:
+            size, number = filled[0]
+            heapq.heapreplace(filled, (size + trees[index].length, number))
+            parts[number].append(index)
+        if all(size <= tokens or len(parts[number]) == 1 for size, number in filled):
+            return [part for part in parts if part]
+    return []
+
+
+def _split_rows(trees: Sequence[Tree], order: list[int], tokens: int, form: Form) -> list[list[int]]:
+    """Return forwards of trees of like length, the longest first: little is padding, and memory runs out early."""
+    shared = form == "packed"
     parts: list[list[int]] = []
-    room: list[int] = []  # free tokens of each row of the last part, in shared form
+    room: list[int] = []  # free tokens of each row of the last part, if trees share rows
     rows = width = 0
-    for index in sorted(range(len(trees)), key=lambda i: (-_width(trees[i], shared), i)):
-        size = _width(trees[index], shared)
+    for index in order:
+        size = _width(trees[index], form)
         place = next((row for row, free in enumerate(room) if free >= size), None) if shared else None
         more = 0 if place is not None else 1 if shared else len(trees[index].completions)
         if not parts or (rows + more) * width > tokens:
@@ -146,15 +175,13 @@ def split(trees: Sequence[Tree], tokens: int, *, shared: bool) -> list[list[int]
     return parts
 
 
-def _width(tree: Tree, shared: bool) -> int:
-    return tree.length if shared else tree.longest
+def _width(tree: Tree, form: Form) -> int:
+    return tree.longest if form == "rows" else tree.length
 
 
-def collate(trees: Sequence[Tree], device: torch.device, *, shared: bool, pad_id: int = 0) -> Batch:
-    """Lay trees into rows: `shared`, with each prompt once, or each completion in a row with its prompt before it.
-
-    What `pad_id` is does not matter: nothing that counts can see padding.
-    """
+def collate(trees: Sequence[Tree], device: torch.device, form: Form, *, pad_id: int = 0) -> Batch:
+    """Lay trees into the rows of a form. What `pad_id` is does not matter: nothing that counts can see padding."""
+    shared = form != "rows"
     # One unit is what lies unbroken in a row: a prompt and the completions behind it.
     units = [
         (n, kept)
@@ -162,7 +189,8 @@ def collate(trees: Sequence[Tree], device: torch.device, *, shared: bool, pad_id
         for kept in ([range(len(tree.completions))] if shared else [[k] for k in range(len(tree.completions))])
     ]
     lengths = [len(trees[n].prompt) + sum(len(trees[n].completions[k]) for k in kept) for n, kept in units]
-    rows = pack(lengths) if shared else [[unit] for unit in range(len(units))]
+    alone = [[unit] for unit in range(len(units))]
+    rows = pack(lengths) if form == "packed" else [list(range(len(units)))] if form == "line" else alone
     width = max(sum(lengths[unit] for unit in row) for row in rows)
     ids, positions, owner_tree, branch = (
         torch.full((len(rows), width), fill, dtype=torch.long) for fill in (pad_id, 0, -1, 0)
@@ -257,12 +285,17 @@ def attention_mask(config: Any, batch: Batch) -> Any:
 
 
 def _mask(config: Any, batch: Batch, window: int | None) -> Any:
-    """Return a mask (R, 1, T, T): boolean for SDPA, added to the scores for the eager way, in blocks for flex."""
+    """Return a mask (R, 1, T, T): boolean for SDPA, added to the scores for the eager way, in blocks for flex.
+
+    For a line of trees it is the list of what lies in it.
+    """
     way = config._attn_implementation  # no public name
+    if way == branches.NAME and len(batch.tree) == 1:
+        return branches.spans(batch.tree, batch.branch, window)
     if way == "flex_attention":
         return _block_mask(batch, window)
     seen = sees(batch, window)
-    if way == "sdpa":
+    if way in ("sdpa", branches.NAME):
         return seen
     if way == "eager":
         lowest = torch.finfo(torch.float32 if config.dtype is None else config.dtype).min

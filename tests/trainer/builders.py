@@ -129,7 +129,7 @@ def save_judge(folder: Path, model: str, liked: str) -> str:
     alphabet = "abcdefgh"
     letters = data.encode(tokenizer, ask("say"), [letter * 6 for letter in alphabet], 64, data.Truncation())
     with torch.no_grad():
-        batch = tree.collate([letters], CPU.device, shared=False)
+        batch = tree.collate([letters], CPU.device, "rows")
         hidden = tree.hidden_states(judge.trunk, judge.classifier.config, batch)[batch.ends]
         for head, letter in enumerate(liked):
             others = [n for n, other in enumerate(alphabet) if other != letter]

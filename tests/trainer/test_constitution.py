@@ -187,7 +187,7 @@ def test_the_probability_is_that_of_the_letter_among_the_two_by_plain_transforme
     tokenizer = build_tokenizer()
     judge = modeling.load_policy(tiny_model, torch.float32, torch.device("cpu"))
     question = feedback.Question(ROWS[0], 0, 1, PRINCIPLES[0])
-    config = Layout(True, 2048, Device(torch.device("cpu"), torch.float32))
+    config = Layout("packed", 2048, Device(torch.device("cpu"), torch.float32))
     ids = feedback.encoded(tokenizer, feedback.ask(question, swapped=False, special=[], seed=0))
     letters = [tokenizer.encode(f" {letter}", add_special_tokens=False) for letter in "AB"]
     (found,) = feedback.letter_probabilities(judge, [feedback.Tree(ids, letters)], config)

@@ -220,10 +220,10 @@ def test_scores_of_several_heads_come_apart_by_name(tiny_model: str) -> None:
     config = parse_run({"run_id": "r", "method": "reward", "model": tiny_model, "options": options})
     model = reward_model.new_reward_model(config, CPU, build_tokenizer())
     trees = [data.encode(build_tokenizer(), ask("why"), ["so", "not so"], 64, data.Truncation())]
-    (together,) = reward_model.score_all(model, trees, Layout(True, 4096, CPU))
+    (together,) = reward_model.score_all(model, trees, Layout("packed", 4096, CPU))
     assert (model.size, together.shape) == (4, (2, 8))
     named = model.by_name(together)
-    (batch,) = [batch for _, batch in Layout(True, 4096, CPU).batches(trees)]
+    (batch,) = [batch for _, batch in Layout("packed", 4096, CPU).batches(trees)]
     with torch.no_grad():
         for number in range(2):
             own = model.by_name(model(batch, number))

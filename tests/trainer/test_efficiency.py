@@ -127,7 +127,7 @@ def test_a_compiled_layer_computes_the_same_and_so_do_its_gradients(again: bool)
     modeling.prepare_training(compiled, Optim(compile=True, recompute_activations=again), CPU)
     trees = [tree.Tree([5, 6, 7, 8], [[9, 10, 11]]), tree.Tree([12, 13], [[14, 15, 16, 17, 18], [19, 20]])]
     for part in (trees, [*trees, trees[0]]):
-        batch = tree.collate(part, CPU.device, shared=True)
+        batch = tree.collate(part, CPU.device, "packed")
         losses = [modeling.completion_logps(policy, batch).sum() for policy in (plain, compiled)]
         torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
         for loss in losses:
@@ -211,7 +211,7 @@ def test_a_load_counts_a_shared_prompt_once_and_every_pair_that_is_seen() -> Non
     assert flops.load_of(trees, shared=True) == Load(8, 22, 4)
     # p p p a a and p p p b: 15 and 10.
     assert flops.load_of(trees, shared=False) == Load(11, 28, 4)
-    layout = Layout(True, 64, CPU)
+    layout = Layout("packed", 64, CPU)
     attempts = iter([True])
 
     def attempt() -> int:

@@ -27,7 +27,7 @@ LORA_OR_NOT = pytest.mark.parametrize("lora", [{"rank": 4}, None], ids=["lora", 
 def raw_scores(model: RewardModel) -> torch.Tensor:
     """Return (3, L) before normalisation, of answers to a prompt of nobody's."""
     trees = [data.encode(build_tokenizer(), ask("is it red 99"), TEXTS, 128, data.Truncation())]
-    (found,) = score_all(model, trees, Layout(False, 4096, CPU))
+    (found,) = score_all(model, trees, Layout("rows", 4096, CPU))
     return found * model.std + model.mean
 
 

@@ -32,7 +32,7 @@ def shake(model: modeling.PreTrainedModel) -> None:
 
 def test_log_probabilities_are_those_of_the_whole_softmax_at_completion_tokens(tiny_model: str) -> None:
     model = load(tiny_model)
-    batch = collate([SHORT], CPU, shared=False)
+    batch = collate([SHORT], CPU, "rows")
     logps = modeling.completion_logps(model, batch)
     expected = model(input_ids=batch.input_ids).logits.log_softmax(dim=-1)
     # Token t is predicted from position t - 1; prompt tokens are not scored.
@@ -43,15 +43,15 @@ def test_log_probabilities_are_those_of_the_whole_softmax_at_completion_tokens(t
 
 def test_log_probabilities_are_the_same_alone_and_padded(tiny_model: str) -> None:
     model = load(tiny_model)
-    alone = modeling.completion_logps(model, collate([SHORT], CPU, shared=False))
-    padded = modeling.completion_logps(model, collate([LONG, SHORT], CPU, shared=False))
+    alone = modeling.completion_logps(model, collate([SHORT], CPU, "rows"))
+    padded = modeling.completion_logps(model, collate([LONG, SHORT], CPU, "rows"))
     torch.testing.assert_close(padded[-3:], alone, rtol=0, atol=1e-4)
 
 
 def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = collate([LONG, SHORT], CPU, shared=False)
+    batch = collate([LONG, SHORT], CPU, "rows")
     results = []
     for rows in (7, 1000):
         monkeypatch.setattr(head, "ROWS", rows)
@@ -64,7 +64,7 @@ def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(
 
 def test_the_entropy_of_each_position_comes_from_the_same_pass(tiny_model: str) -> None:
     model = load(tiny_model)
-    batch = collate([LONG, SHORT], CPU, shared=False)
+    batch = collate([LONG, SHORT], CPU, "rows")
     hidden = modeling.hidden_states(model, batch)[batch.sources]
     logps, entropies = modeling.token_logps_and_entropies(model, hidden, batch.targets, temperature=0.5)
     torch.testing.assert_close(logps, modeling.completion_logps(model, batch, temperature=0.5), rtol=0, atol=1e-6)
@@ -81,7 +81,7 @@ def test_the_entropy_of_each_position_comes_from_the_same_pass(tiny_model: str) 
 
 def test_temperature_divides_the_logits(tiny_model: str) -> None:
     model = load(tiny_model)
-    batch = collate([SHORT], CPU, shared=False)
+    batch = collate([SHORT], CPU, "rows")
     cool = modeling.completion_logps(model, batch, temperature=0.5)
     expected = (model(input_ids=batch.input_ids).logits / 0.5).log_softmax(dim=-1)
     last = batch.input_ids.shape[1] - 1
@@ -89,7 +89,7 @@ def test_temperature_divides_the_logits(tiny_model: str) -> None:
 
 
 def test_new_adapters_change_nothing_and_trained_ones_can_be_switched_off_and_merged(tiny_model: str) -> None:
-    batch = collate([LONG, SHORT], CPU, shared=False)
+    batch = collate([LONG, SHORT], CPU, "rows")
     base = modeling.completion_logps(load(tiny_model), batch)
     model = modeling.add_lora(load(tiny_model), Lora(rank=4))
     assert torch.equal(modeling.completion_logps(model, batch), base)

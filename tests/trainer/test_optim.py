@@ -70,7 +70,7 @@ def gradients(tiny_model: str, kind: str, tokens_per_forward: int) -> tuple[int,
     groups = group_comparisons(tokenizer, some_comparisons(4), 128, Truncation())
     counted = sum(len(completion) for group in groups for completion in group.tree.completions)
     forwards = 0
-    layout = Layout(True, tokens_per_forward, Device(CPU, torch.float32))
+    layout = Layout("packed", tokens_per_forward, Device(CPU, torch.float32))
     for part, batch in layout.batches([group.tree for group in groups]):
         forwards += 1
         logps = modeling.completion_logps(model, batch)

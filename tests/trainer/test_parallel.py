@@ -165,7 +165,7 @@ def write_gradients(model: str, judge: str, folder: str) -> None:
     device = Device(cpu, torch.float32, parallel.join(cpu))
     found = every_gradient(model, judge, device)
 
-    layout, failures = Layout(True, 1024, device), iter([True, True] if rank == 1 else [])
+    layout, failures = Layout("packed", 1024, device), iter([True, True] if rank == 1 else [])
 
     def attempt() -> int:
         if next(failures, False):

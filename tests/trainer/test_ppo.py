@@ -116,7 +116,7 @@ def test_a_mix_of_demonstrations_keeps_the_policy_from_unlearning_them(make_run:
         texts = ptx.read(run_dir, modeling.load_tokenizer(str(run_dir / "final")), 64)
         assert len(texts) == 6
         with torch.no_grad():
-            logps = modeling.completion_logps(policy, tree.collate(texts, CPU.device, shared=True))
+            logps = modeling.completion_logps(policy, tree.collate(texts, CPU.device, "packed"))
         kept.append(-logps.mean().item())
     assert "ptx_loss" not in read_lines(run_dir.parent / "plain" / "metrics.jsonl")[0]
     losses_seen = [row["ptx_loss"] for row in read_lines(run_dir / "metrics.jsonl")]
@@ -250,13 +250,13 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
     tiny_model: str, letter_judge: str
 ) -> None:
     found = []
-    for tokens, shared, forwards in ((64, False, 3), (64, True, 2), (4096, True, 1)):
+    for tokens, form, forwards in ((64, "rows", 3), (64, "packed", 2), (4096, "packed", 1), (4096, "line", 1)):
         optim = {**OPTIM, "tokens_per_forward": tokens, "grad_clip": 1e9}
         more = {"entropy_coefficient": 0.3, "kl_in": "loss", "kl_estimator": "k2", "ptx_coefficient": 0.5}
         actor, config, _ = actor_of(tiny_model, letter_judge, **ONE_STEP, **more, optim=optim)
         rolled = some_episodes()
         rolled = rolled._replace(trees=[one._replace(prompt=[40] * 25 + one.prompt) for one in rolled.trees])
-        layout = Layout(shared, tokens, CPU)
+        layout = Layout(form, tokens, CPU)
         assert len(list(layout.batches(rolled.trees))) == forwards
         texts = [tree.Tree([50, 51], [[60, 61, 1]]), tree.Tree([52], [[62, 1]])]
         found.append(gradients(actor, rolled, config, layout, texts))
@@ -267,7 +267,7 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
 
 def test_an_update_that_does_not_repeat_the_rollout_is_refused(tiny_model: str, letter_judge: str) -> None:
     actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP)
-    rolled, layout = some_episodes(), Layout(True, 4096, CPU)
+    rolled, layout = some_episodes(), Layout("packed", 4096, CPU)
     measures, targets, epochs = measured(actor, rolled, chosen, layout)
     optimizers = {
         n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for n, m in actor.modules().items()
@@ -304,13 +304,13 @@ def test_a_run_that_finds_itself_wrong_ends_with_a_sentence_and_a_code_of_its_ow
 def test_measures_are_those_of_each_answer_alone(tiny_model: str, letter_judge: str) -> None:
     actor, _, chosen = actor_of(tiny_model, letter_judge)
     rolled = some_episodes()
-    together, _, _ = measured(actor, rolled, chosen, Layout(True, 4096, CPU))
+    together, _, _ = measured(actor, rolled, chosen, Layout("packed", 4096, CPU))
     for n, answer in enumerate(rolled.answers):
         one = Episodes(
             [PROMPTS[0]], [tree.Tree(rolled.trees[n // 2].prompt, [answer.ids])], [answer], [""],
             rolled.judged[n : n + 1], rolled.scores[n : n + 1], torch.ones(1, len(answer.ids), dtype=torch.bool),
         )  # fmt: skip
-        alone, _, _ = measured(actor, one, chosen, Layout(False, 4096, CPU))
+        alone, _, _ = measured(actor, one, chosen, Layout("rows", 4096, CPU))
         for name in ("logps", "reference_logps", "values", "sampler_logps"):
             grid, row = getattr(together, name), getattr(alone, name)
             torch.testing.assert_close(grid[n, : len(answer.ids)], row[0], rtol=0, atol=1e-5)
@@ -323,7 +323,7 @@ def test_a_value_head_that_explains_the_first_returns_is_shifted_to_them_and_ano
     actor, _, chosen = actor_of(tiny_model, letter_judge)
     rolled, head = some_episodes(), actor.value_head
     assert head is not None
-    measures, _, _ = measured(actor, rolled, chosen, Layout(True, 4096, CPU))
+    measures, _, _ = measured(actor, rolled, chosen, Layout("packed", 4096, CPU))
     rewards = losses.penalised_rewards(torch.zeros(6, 4), rolled.scores, rolled.mask, 0.0)
     # Without a KL the return of every token is its answer's score: 1, -1, 0.5, 0.2, -0.3, 2. Values of half of it plus
     # 3 are 3 - mean / 2 too high, and the mean over the 14 tokens is (1 - 2 + 2 + 0.4 - 0.6 + 6) / 14 = 6.8 / 14.

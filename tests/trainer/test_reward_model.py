@@ -56,9 +56,7 @@ def encode(texts: list[str]) -> Tree:
 @torch.no_grad()
 def test_the_score_is_read_at_the_end_token_even_when_padding_is_the_end_token(model: RewardModel) -> None:
     def scores(tree: Tree) -> list[float]:
-        found: list[float] = model(collate([tree], CPU.device, shared=False, pad_id=TOKENIZER.eos_token_id))[
-            :, 0
-        ].tolist()
+        found: list[float] = model(collate([tree], CPU.device, "rows", pad_id=TOKENIZER.eos_token_id))[:, 0].tolist()
         return found
 
     alone = scores(encode(["no"]))
@@ -84,7 +82,10 @@ def test_adapters_and_head_are_trained_and_nothing_else(model: RewardModel) -> N
 def test_a_loaded_reward_model_gives_the_same_scores(model: RewardModel, saved: Path) -> None:
     loaded = load_reward(str(saved), torch.float32, CPU.device)
     trees = [encode(["no", "yes", "because it is so"])]
-    (together,), (apart,) = score(loaded, trees, Layout(True, 4096, CPU)), score(model, trees, Layout(False, 64, CPU))
+    (together,), (apart,) = (
+        score(loaded, trees, Layout("packed", 4096, CPU)),
+        score(model, trees, Layout("rows", 64, CPU)),
+    )
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
 
 
@@ -93,7 +94,7 @@ def test_plain_transformers_loads_it_and_gives_the_same_scores_before_normalisat
     model: RewardModel, saved: Path
 ) -> None:
     classifier = AutoModelForSequenceClassification.from_pretrained(saved)
-    batch = collate([encode(["no", "because it is so"])], CPU.device, shared=False, pad_id=model.tokenizer.pad_token_id)
+    batch = collate([encode(["no", "because it is so"])], CPU.device, "rows", pad_id=model.tokenizer.pad_token_id)
     logits = classifier(input_ids=batch.input_ids, attention_mask=batch.tree >= 0).logits[:, 0]
     torch.testing.assert_close((logits - 0.3) / 0.05, model(batch)[:, 0], rtol=1e-3, atol=1e-3)
 
@@ -115,7 +116,7 @@ def test_several_heads_are_saved_with_their_normalisers_and_score_as_their_mean(
     model.std.copy_(torch.tensor([0.5, 1.0, 2.0]))
     save_reward(model, tmp_path / "saved", 128)
     loaded = load_reward(str(tmp_path / "saved"), torch.float32, CPU.device)
-    trees, layout = [encode(["no", "yes"])], Layout(True, 4096, CPU)
+    trees, layout = [encode(["no", "yes"])], Layout("packed", 4096, CPU)
     (heads,) = score_heads(loaded, trees, layout)
     torch.testing.assert_close(heads, score_heads(model, trees, layout)[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(score(loaded, trees, layout)[0], heads.mean(dim=1))

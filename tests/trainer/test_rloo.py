@@ -42,7 +42,7 @@ def test_its_gradient_is_that_of_reinforce_with_the_others_as_baseline(tiny_mode
     given = options("judge", answers_per_prompt=3, importance_cap=None, optim={**OPTIM, "batch_size": 6})
     chosen = parse_run({"run_id": "r", "method": "rloo", "model": tiny_model, "options": given}).options
     assert isinstance(chosen, RlooOptions)
-    rolled, layout = some_groups(), Layout(True, 4096, CPU)
+    rolled, layout = some_groups(), Layout("packed", 4096, CPU)
     policy = modeling.load_policy(tiny_model, torch.float32, CPU.device)
     frozen = modeling.load_policy(tiny_model, torch.float32, CPU.device)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_its_gradient_is_that_of_reinforce_with_the_others_as_baseline(tiny_mode
     for one, scores in zip(rolled.trees, rolled.scores.view(2, 3), strict=True):
         logps, penalised = [], []
         for completion, score in zip(one.completions, scores, strict=True):
-            batch = tree.collate([tree.Tree(one.prompt, [completion])], CPU.device, shared=False)
+            batch = tree.collate([tree.Tree(one.prompt, [completion])], CPU.device, "rows")
             logps.append(modeling.completion_logps(policy, batch).sum())
             with torch.no_grad():
                 penalised.append(score - 0.1 * (logps[-1] - modeling.completion_logps(frozen, batch).sum()))

@@ -40,7 +40,7 @@ def test_the_samplers_log_probabilities_are_those_of_the_training_forward(
     ends = list(range(4, 40))
     answers = draw(model, Sampling(max_new_tokens=24, temperature=temperature), ends)
     assert len({len(answer.ids) for answer in answers}) > 1  # some ended early, so rows were dropped on the way
-    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, shared=False)
+    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, "rows")
     with torch.no_grad():
         expected = modeling.completion_logps(model, batch, temperature)
     found = torch.tensor([logp for answer in answers for logp in answer.logps])
@@ -78,7 +78,7 @@ def test_padding_on_the_left_does_not_move_absolute_positions() -> None:
         policy.get_parameter("transformer.wpe.weight").mul_(50)
     sampling, noise = Sampling(max_new_tokens=8, temperature=1.0), rollout.noise(0, NAMES, 8)
     answers = rollout.sample(policy, PROMPTS, sampling, [-1], noise)
-    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, shared=False)
+    batch = collate([Tree(p, [a.ids]) for p, a in zip(PROMPTS, answers, strict=True)], CPU, "rows")
     with torch.no_grad():
         expected = modeling.completion_logps(policy, batch)
     found = torch.tensor([logp for answer in answers for logp in answer.logps])

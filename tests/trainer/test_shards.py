@@ -68,7 +68,7 @@ def compare_families() -> None:
     for family in FAMILIES:
         plain, shared = build(family), build(family)
         shards.spread(shared, shared.base_model, device, mesh)
-        sft.backward(plain, trees, weights, Layout(True, BUDGET, alone))
+        sft.backward(plain, trees, weights, Layout("packed", BUDGET, alone))
         layout = modeling.choose_layout(shared, BUDGET, device)
         assert layout.shared
         sft.backward(shared, trees, weights, layout)

@@ -1,6 +1,7 @@
 """Trees: where every token lies and what it sees, how they are packed, and that the models agree with rows."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ CPU = torch.device("cpu")
 FLOAT = Device(CPU, torch.float32)
 FORK = Tree([5, 6], [[7, 1], [8, 9, 1]])
 TWIG = Tree([4], [[3]])
+FORMS: list[tree.Form] = ["line", "packed", "rows"]
 
 
 def test_completions_follow_their_prompt_at_the_positions_they_would_have_alone() -> None:
-    batch = tree.collate([TWIG, FORK], CPU, shared=True)
+    batch = tree.collate([TWIG, FORK], CPU, "packed")
     # One row of nine tokens instead of two of seven.
     assert batch.input_ids.tolist() == [[5, 6, 7, 1, 8, 9, 1, 4, 3]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1]]
@@ -33,7 +35,7 @@ def test_completions_follow_their_prompt_at_the_positions_they_would_have_alone(
 
 
 def test_a_token_sees_its_prompt_and_its_own_completion_and_nothing_else() -> None:
-    seen = tree.sees(tree.collate([FORK], CPU, shared=True))[0, 0].int().tolist()
+    seen = tree.sees(tree.collate([FORK], CPU, "packed"))[0, 0].int().tolist()
     assert seen == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -44,13 +46,13 @@ def test_a_token_sees_its_prompt_and_its_own_completion_and_nothing_else() -> No
         [1, 1, 0, 0, 1, 1, 1],
     ]
     # Within a window of two positions the last token (position 4) sees position 3 and itself.
-    near = tree.sees(tree.collate([FORK], CPU, shared=True), window=2)[0, 0].int().tolist()
+    near = tree.sees(tree.collate([FORK], CPU, "packed"), window=2)[0, 0].int().tolist()
     assert near[-1] == [0, 0, 0, 0, 0, 1, 1]
     assert near[4] == [0, 1, 0, 0, 1, 0, 0]
 
 
 def test_the_mask_of_flex_attention_is_the_same_function_of_places() -> None:
-    batch = tree.collate([FORK, TWIG], CPU, shared=True)
+    batch = tree.collate([FORK, TWIG], CPU, "packed")
     rows, places = torch.arange(1)[:, None, None], torch.arange(9)
     for window in (None, 2):
         found = tree.sees_at(
@@ -60,15 +62,15 @@ def test_the_mask_of_flex_attention_is_the_same_function_of_places() -> None:
 
 
 def test_rows_repeat_the_prompt_and_need_no_mask() -> None:
-    batch = tree.collate([FORK, TWIG], CPU, shared=False)
+    batch = tree.collate([FORK, TWIG], CPU, "rows")
     assert batch.input_ids.tolist() == [[5, 6, 7, 1, 0], [5, 6, 8, 9, 1], [4, 3, 0, 0, 0]]
     assert batch.sources.tolist() == [1, 2, 6, 7, 8, 10]
     assert not batch.masked
 
 
 def test_single_answers_of_one_length_need_no_mask_either() -> None:
-    assert not tree.collate([TWIG, TWIG], CPU, shared=True).masked
-    assert tree.collate([TWIG, TWIG, Tree([4, 4], [[3, 3]])], CPU, shared=True).masked
+    assert not tree.collate([TWIG, TWIG], CPU, "packed").masked
+    assert tree.collate([TWIG, TWIG, Tree([4, 4], [[3, 3]])], CPU, "packed").masked
 
 
 def test_rows_are_levelled_where_that_saves_padding() -> None:
@@ -81,21 +83,21 @@ def test_rows_are_levelled_where_that_saves_padding() -> None:
 sizes = st.tuples(st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=5))
 
 
-@given(st.lists(sizes, min_size=1, max_size=25), st.integers(64, 300), st.booleans())
+@given(st.lists(sizes, min_size=1, max_size=25), st.integers(64, 300), st.sampled_from(FORMS))
 def test_forwards_hold_every_tree_once_and_keep_to_the_budget(
-    shapes: list[tuple[int, list[int]]], budget: int, shared: bool
+    shapes: list[tuple[int, list[int]]], budget: int, form: tree.Form
 ) -> None:
     trees = [Tree([1] * prompt, [[2] * length for length in lengths]) for prompt, lengths in shapes]
-    parts = tree.split(trees, budget, shared=shared)
+    parts = tree.split(trees, budget, form)
     assert sorted(index for part in parts for index in part) == list(range(len(trees)))
     for part in parts:
-        batch = tree.collate([trees[index] for index in part], CPU, shared=shared)
+        batch = tree.collate([trees[index] for index in part], CPU, form)
         assert batch.input_ids.numel() <= budget or len(part) == 1
         wanted = [token for index in part for completion in trees[index].completions for token in completion]
         assert batch.targets.tolist() == wanted
         assert batch.input_ids.flatten()[batch.ends].tolist() == [2] * len(batch.ends)
-    if shared:
-        assert sum(tree.collate([one], CPU, shared=True).tokens for one in trees) == sum(one.length for one in trees)
+        if form == "line":
+            assert batch.tokens == batch.input_ids.numel() == sum(trees[index].length for index in part)
 
 
 # Families. Large random weights, so that attention decides what is predicted, and answers longer than any window.
@@ -145,10 +147,11 @@ def test_every_family_says_the_same_of_trees_as_of_each_answer_alone(
     family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = build(family)
-    batch = tree.collate(some_trees(), CPU, shared=True)
-    assert batch.masked
-    assert len(batch.input_ids) < 3  # trees share a row
-    together = modeling.completion_logps(model, batch)
+    asked = model.config._attn_implementation
+    packed, line = (tree.collate(some_trees(), CPU, form) for form in ("packed", "line"))
+    assert packed.masked
+    assert len(packed.input_ids) < 3  # trees share a row
+    together = modeling.completion_logps(model, packed)
     expected = []
     for prompt, completions, _ in some_trees():
         for completion in completions:
@@ -156,14 +159,16 @@ def test_every_family_says_the_same_of_trees_as_of_each_answer_alone(
             logps = logits.log_softmax(dim=1)[len(prompt) - 1 : -1]
             expected.append(logps.gather(1, torch.tensor(completion)[:, None]).squeeze(1))
     torch.testing.assert_close(together, torch.cat(expected), rtol=0, atol=1e-4)
-    assert modeling.choose_layout(model, 256, FLOAT).shared
+    # Scores that are capped have no kernel but the eager way, which needs a mask.
+    assert modeling.choose_layout(model, 256, FLOAT).form == ("packed" if asked == "eager" else "line")
     assert capsys.readouterr().err == ""
+    torch.testing.assert_close(modeling.completion_logps(model, line), torch.cat(expected), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
 def test_the_comparison_of_trees_and_rows_would_see_a_wrong_mask() -> None:
     model = build("llama and smollm")
-    batch = tree.collate(some_trees(), CPU, shared=True)
+    batch = tree.collate(some_trees(), CPU, "packed")
     right = modeling.completion_logps(model, batch)
     for wrong in (
         batch._replace(branch=torch.zeros_like(batch.branch)),
@@ -171,6 +176,30 @@ def test_the_comparison_of_trees_and_rows_would_see_a_wrong_mask() -> None:
         batch._replace(tree=batch.tree.clamp(max=0)),
     ):
         assert (modeling.completion_logps(model, wrong) - right).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("family", ["llama and smollm", "gemma 3", "gpt-2"])
+def test_trees_in_a_line_have_the_gradients_of_trees_under_a_mask(family: str) -> None:
+    found = []
+    for form in ("packed", "line"):
+        model = build(family)
+        if form == "line":
+            assert modeling.choose_layout(model, 256, FLOAT).form == "line"
+        modeling.completion_logps(model, tree.collate(some_trees(), CPU, form)).sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_was_trained_on_lines_is_saved_as_any_other(tiny_model: str, tmp_path: Path) -> None:
+    model = modeling.load_policy(tiny_model, torch.float32, CPU)
+    assert modeling.choose_layout(model, 256, FLOAT).form == "line"
+    model.save_pretrained(tmp_path)
+    assert "branches" not in (tmp_path / "config.json").read_text()
+    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])  # the second has padding before it
+    again = modeling.load_policy(str(tmp_path), torch.float32, CPU)
+    settings = {"attention_mask": (ids > 0).long(), "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, **settings), again.generate(ids, **settings))
 
 
 def test_a_family_that_cannot_take_trees_gets_rows_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,12 +226,12 @@ def test_a_model_that_sees_its_batch_is_refused(tiny_model: str) -> None:
     assert modeling.choose_layout(model, 256, FLOAT).shared
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_what_stands_in_padded_positions_changes_no_gradient(tiny_model: str, shared: bool) -> None:
+@pytest.mark.parametrize("form", ["packed", "rows"])
+def test_what_stands_in_padded_positions_changes_no_gradient(tiny_model: str, form: tree.Form) -> None:
     found = []
     for pad_id in (0, 77):
         model = modeling.load_policy(tiny_model, torch.float32, CPU)
-        batch = tree.collate(some_trees(), CPU, shared=shared, pad_id=pad_id)
+        batch = tree.collate(some_trees(), CPU, form, pad_id=pad_id)
         modeling.completion_logps(model, batch).sum().backward()
         # A padded token's own embedding gets no gradient from anything that counts.
         found.append([parameter.grad for parameter in model.parameters()])
@@ -212,7 +241,7 @@ def test_what_stands_in_padded_positions_changes_no_gradient(tiny_model: str, sh
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention has no backward pass on the CPU; needs a GPU")
 def test_flex_attention_says_the_same_as_the_boolean_mask() -> None:
     device = torch.device("cuda")
-    batch = tree.collate(some_trees(), device, shared=True)
+    batch = tree.collate(some_trees(), device, "packed")
     model = build("qwen2 with a window").to(device)
     plain = modeling.completion_logps(model, batch)
     model.set_attn_implementation("flex_attention")
@@ -228,7 +257,7 @@ def test_running_out_of_memory_halves_the_budget_and_repeats_the_same_step(
     def gradients(limit: int) -> tuple[list[torch.Tensor], int]:
         """Take one step on a device that holds `limit` tokens."""
         model = modeling.load_policy(tiny_model, torch.float32, CPU)
-        way = layout.Layout(True, 256, FLOAT)
+        way = layout.Layout("packed", 256, FLOAT)
 
         def accumulate() -> float:
             loss = 0.0
@@ -251,7 +280,7 @@ def test_running_out_of_memory_halves_the_budget_and_repeats_the_same_step(
 
 
 def test_a_tree_that_does_not_fit_at_all_is_said_in_a_sentence() -> None:
-    way = layout.Layout(True, 256, FLOAT)
+    way = layout.Layout("packed", 256, FLOAT)
 
     def accumulate() -> float:
         raise torch.OutOfMemoryError("injected")
@@ -262,7 +291,7 @@ def test_a_tree_that_does_not_fit_at_all_is_said_in_a_sentence() -> None:
 
 
 def test_a_resumed_run_keeps_the_budget_that_memory_left_it(tiny_model: str) -> None:
-    before, after = layout.Layout(True, 256, FLOAT), layout.Layout(True, 256, FLOAT)
+    before, after = layout.Layout("packed", 256, FLOAT), layout.Layout("packed", 256, FLOAT)
     attempts = iter([torch.OutOfMemoryError("injected"), None])
 
     def attempt() -> None:
