@@ -8,15 +8,17 @@ devices without a kernel that skips blocks of a mask (flex_attention has no back
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "plackett_branches"
+# What SDPA calls on the CPU, with the logarithms of the softmaxes' sums that the backward pass needs.
+FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def register(*, compiled: bool = False) -> None:
@@ -63,41 +65,109 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return found
-    if more.get("softcap") is not None:
-        raise NotImplementedError("scores that are capped")
+    if more.get("softcap") is not None or dropout:
+        raise NotImplementedError("scores that are capped or dropped")
     groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    pieces: list[list[int]] = attention_mask[0, 0].tolist()
-    window = pieces[0][2]
-    calls: list[tuple[int, int]] = []  # tokens, and how many of them are a prompt's
-    for branch, tokens, _ in pieces:
-        if branch == 1:  # behind its prompt
-            calls[-1] = (calls[-1][0] + tokens, calls[-1][1])
-        else:
-            calls.append((tokens, 0 if branch else tokens))
-    sizes = [tokens for tokens, _ in calls]
-    outputs = []
-    prompt_keys = prompt_values = key[:, :, :0]
-    for (tokens, prompt), queries, keys, values in zip(
-        calls, *(torch.split(states, sizes, dim=2) for states in (query, key, value)), strict=True
-    ):
-        if prompt:
-            prompt_keys, prompt_values = keys[:, :, :prompt], values[:, :, :prompt]
-            seen_keys, seen_values = keys, values
-        else:
-            seen_keys = torch.cat([prompt_keys, keys], dim=2)
-            seen_values = torch.cat([prompt_values, values], dim=2)
-        causal = prompt > 0 and (window == 0 or tokens <= window)
-        mask = None if causal else _seen(tokens, seen_keys.shape[2], window, query.device)
-        output = scaled_dot_product_attention(
-            queries, seen_keys, seen_values, mask, dropout_p=dropout, is_causal=causal, scale=scaling
-        )
-        outputs.append(output.transpose(1, 2))
-    return torch.cat(outputs, dim=1), None
+    calls = _calls(attention_mask[0, 0].tolist())
+    output: torch.Tensor = _Attention.apply(query, repeat_kv(key, groups), repeat_kv(value, groups), calls, scaling)  # type: ignore[no-untyped-call]
+    return output, None
 
 
-def _seen(queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
-    """Return (queries, keys), True where the queries, which are the last of the keys, see: not what is after them."""
-    before = keys - queries
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
-    return seen.triu(before - window + 1) if window else seen
+class _Call(NamedTuple):
+    """One call of the kernel: tokens `start` to `end`, before them those of their prompt, whose first is `prompt`.
+
+    `stem` is how many of the prompt's tokens stand before `start`; 0 where the call begins with the prompt itself.
+    """
+
+    start: int
+    end: int
+    prompt: int
+    stem: int
+    window: int
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the keys or values (1, H, stem + tokens, D) that the call's tokens may see."""
+        own = states[:, :, self.start : self.end]
+        return torch.cat([states[:, :, self.prompt : self.prompt + self.stem], own], dim=2) if self.stem else own
+
+    def mask(self, states: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the scores, -inf where nothing is seen; None where causal attention is right."""
+        tokens = self.end - self.start
+        if not self.stem and (not self.window or tokens <= self.window):
+            return None
+        hidden = torch.ones(tokens, self.stem + tokens, dtype=torch.bool, device=states.device).triu(self.stem + 1)
+        if self.window:
+            hidden |= torch.ones_like(hidden).tril(self.stem - self.window)
+        return torch.zeros(hidden.shape, dtype=states.dtype, device=states.device).masked_fill_(hidden, -torch.inf)
+
+
+def _calls(pieces: list[list[int]]) -> list[_Call]:
+    """Return the calls for the pieces of a line; a prompt and its first completion are one."""
+    calls: list[_Call] = []
+    start = prompt = stem = 0
+    for branch, tokens, window in pieces:
+        if branch == 1:
+            calls[-1] = calls[-1]._replace(end=start + tokens)
+        elif branch == 0:
+            prompt, stem = start, tokens
+            calls.append(_Call(start, start + tokens, prompt, 0, window))
+        else:
+            calls.append(_Call(start, start + tokens, prompt, stem, window))
+        start += tokens
+    return calls
+
+
+class _Attention(torch.autograd.Function):
+    """The calls, forwards and backwards, on the CPU's kernel itself: as many nodes of the graph as calls cost more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        calls: list[_Call],
+        scale: float | None,
+    ) -> torch.Tensor:
+        """Return (1, T, H, D) of query, keys and values (1, H, T, D)."""
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        sums = []
+        for call in calls:
+            found, log_sum = FORWARD(
+                query[:, :, call.start : call.end],
+                call.of(key),
+                call.of(value),
+                is_causal=(mask := call.mask(query)) is None,
+                attn_mask=mask,
+                scale=scale,
+            )
+            output[:, call.start : call.end] = found.transpose(1, 2)
+            sums.append(log_sum)
+        ctx.save_for_backward(query, key, value, output, *sums)
+        ctx.calls, ctx.scale = calls, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of query, keys and values."""
+        query, key, value, output, *sums = ctx.saved_tensors
+        gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)
+        queries, keys, values = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for call, log_sum in zip(ctx.calls, sums, strict=True):
+            own = slice(call.start, call.end)
+            queries[:, :, own], *others = BACKWARD(
+                gradient[:, :, own],
+                query[:, :, own],
+                call.of(key),
+                call.of(value),
+                output[:, :, own],
+                log_sum,
+                0.0,
+                (mask := call.mask(query)) is None,
+                attn_mask=mask,
+                scale=ctx.scale,
+            )
+            for total, part in zip((keys, values), others, strict=True):
+                total[:, :, own] += part[:, :, call.stem :]
+                total[:, :, call.prompt : call.prompt + call.stem] += part[:, :, : call.stem]
+        return queries, keys, values, None, None

@@ -132,18 +132,16 @@ def choose(trunk: Any, model: Any, tokens: int, device: Device, others: Sequence
     """Return the layout that a model can take, after seeing it compute a small probe both ways.
 
     `trunk` is the model without its head, `model` the transformers model it belongs to; `others`, which are like it,
-    are given its attention. On CUDA flex_attention is tried first, elsewhere our own for trees in a line. A model that
+    are given its attention. On CUDA flex_attention is tried first, on the CPU our own for trees in a line. A model that
     says something else of shared prompts than of rows gets rows, with a note on stderr; one that says something else
     of padded rows than of each row alone is refused.
     """
     spread = model if shards.is_spread(model) else None
     asked = model.config._attn_implementation  # no public name
     branches.register()
-    ways: list[tuple[str, Form]] = [
-        ("flex_attention", "packed") if device.device.type == "cuda" else (branches.NAME, "line"),
-        (asked, "packed"),
-    ]
-    for way, form in ways:
+    first: dict[str, tuple[str, Form]] = {"cuda": ("flex_attention", "packed"), "cpu": (branches.NAME, "line")}
+    plain: tuple[str, Form] = (asked, "packed")
+    for way, form in [first.get(device.device.type, plain), plain]:
         try:
             if way != model.config._attn_implementation:
                 model.set_attn_implementation(way)
