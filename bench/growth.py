@@ -1,4 +1,4 @@
-"""Whether cost grows with the data: the reward model's whole command on 100 to 100,000 comparisons.
+"""Whether cost grows with the data: whole commands on 100 to 100,000 comparisons.
 
 A tiny random Llama and short texts; the same number of updates on each size, each in a process of its own. What is
 compared: tokens a second of a step (of CPU time), and the process's peak of memory.
@@ -28,7 +28,7 @@ from tests.trainer.builders import build_tokenizer
 from trainer.manifest import write_manifest
 from trainer.records import Comparison, Message, split_of, write_jsonl
 
-SIZES = (100, 1_000, 10_000, 100_000)
+SIZES = {"reward": (100, 1_000, 10_000, 100_000), "dpo": (100, 1_000, 10_000)}
 STEPS, ANSWERS = 40, 4
 WORDS = ("so", "it", "is", "not", "more", "than", "what", "one", "would", "like")
 
@@ -39,17 +39,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         save_model(model)
-        for size in SIZES:
-            rows.append(measure(Path(folder) / str(size), model, size))
-            print(json.dumps(rows[-1]), flush=True)
-    table = Table("comparisons", "data, MiB", "tokens a CPU second", "CPU s before the first step", "peak memory, MiB")
+        for method, sizes in SIZES.items():
+            for size in sizes:
+                rows.append(measure(Path(folder) / f"{method}-{size}", model, method, size))
+                print(json.dumps(rows[-1]), flush=True)
+    titles = ("comparisons", "data, MiB", "tokens a CPU second", "CPU s before the first step", "peak memory, MiB")
+    table = Table("method", *titles)
     for row in rows:
+        first = next(other for other in rows if other["method"] == row["method"])
         table.add_row(
+            row["method"],
             f"{row['comparisons']:,}",
             f"{row['megabytes']:.1f}",
-            f"{row['speed']:.0f} ({row['speed'] / rows[0]['speed']:.2f})",
+            f"{row['speed']:.0f} ({row['speed'] / first['speed']:.2f})",
             f"{row['start']:.1f}",
-            f"{row['memory']:.0f} ({row['memory'] / rows[0]['memory']:.2f})",
+            f"{row['memory']:.0f} ({row['memory'] / first['memory']:.2f})",
         )
     Console(width=120).print(table)
 
@@ -89,14 +93,14 @@ def comparisons(count: int) -> Iterator[Comparison]:
         yield Comparison(f"c{number}", messages, tuple(say(10) for _ in range(ANSWERS)), order, split=split)
 
 
-def measure(folder: Path, model: Path, size: int) -> dict[str, Any]:
+def measure(folder: Path, model: Path, method: str, size: int) -> dict[str, Any]:
     """Run the command on a data set of this size in a process of its own and return what it took."""
     write_jsonl(folder / "data" / "comparisons.jsonl", comparisons(size))
     write_manifest(folder / "data")
     optim = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1000, "max_steps": STEPS}
     run = {
-        "run_id": f"growth-{size}",
-        "method": "reward",
+        "run_id": folder.name,
+        "method": method,
         "model": str(model),
         "device": "cpu",
         "precision": "float32",
@@ -104,13 +108,13 @@ def measure(folder: Path, model: Path, size: int) -> dict[str, Any]:
         "options": {"optim": optim},
     }
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    command = [sys.executable, "-m", "bench.growth", str(folder)]
+    command = [sys.executable, "-m", "bench.growth", method, str(folder)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     megabytes = (folder / "data" / "comparisons.jsonl").stat().st_size / 2**20
-    return {"comparisons": size, "megabytes": round(megabytes, 1), **found}
+    return {"method": method, "comparisons": size, "megabytes": round(megabytes, 1), **found}
 
 
-def train(folder: str) -> None:
+def train(method: str, folder: str) -> None:
     """Train in this process and print what it took, as JSON."""
     from trainer import __main__ as trainer
     from trainer import optim
@@ -126,7 +130,7 @@ def train(folder: str) -> None:
     optim.update = timed  # type: ignore[assignment]  # the end of each step, in the process's own time
     torch.set_num_threads(1)
     began = time.process_time()
-    if trainer.main(["reward", "--run", folder]):
+    if trainer.main([method, "--run", folder]):
         sys.exit("the run failed")
     lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     tokens = [json.loads(line)["tokens"] for line in lines]
@@ -137,4 +141,4 @@ def train(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1])
+    train(*sys.argv[1:])

@@ -24,19 +24,22 @@ from trainer.config import ConfigError, DpoOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.layout import Layout
 from trainer.losses import cdpo_loss, dpo_loss, ipo_loss, plackett_luce_loss
-from trainer.rankings import Group, choice_tensors, group_comparisons, pair_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, read_comparisons
-from trainer.reference import reference_logps, tree_logps
+from trainer.rankings import Group, choice_tensors, pair_tensors
+from trainer.records import EXIT_DONE, EXIT_STOPPED
+from trainer.reference import chunks, reference_logps, tree_logps
 from trainer.stop import StopSignal
+from trainer.stored import Index, StoredGroups
 
 
 def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     """Train, and return the exit code."""
     options = cast("DpoOptions", config.options)
 
-    # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group.
-    comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
-    if not any(row.split == "train" and row.weight > 0 and row.pairs() for row in comparisons):
+    # 1. The data, before anything slow. Rankings of the same answers by several labelers become one group, which is
+    #    read from the file when a step needs it.
+    path = run_dir / "data" / "comparisons.jsonl"
+    learned, judged = Index(path, lambda row: row.split == "train"), Index(path, lambda row: row.split == "held_out")
+    if not learned.has_pairs:
         raise ConfigError(
             "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
             "collect rankings that are not all ties."
@@ -45,17 +48,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
-    train, held_out = (
-        group_comparisons(tokenizer, [c for c in comparisons if c.split == split], config.max_length, truncation)
-        for split in ("train", "held_out")
-    )
+    train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
 
     # 2. The model, what it says before any step, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
     layout = modeling.choose_layout(model, options.optim.tokens_per_forward, device)
     work = modeling.prepare_training(model, options.optim, device)
-    reference = reference_logps(run_dir, model, [group.tree for group in (*train, *held_out)], config, layout)
-    train_reference, held_out_reference = reference[: len(train)], reference[len(train) :]
+    train_reference, held_out_reference = reference_logps(run_dir, model, [train.trees, held_out.trees], config, layout)
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
     layout.resume(counters)
@@ -100,9 +99,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     summary: dict[str, object] = {
         "headline": f"DPO on {len(train)} prompts, with no held-out rankings to judge it by.",
         "train_prompts": len(train),
-        "train_pairs": sum(len(group.pairs) for group in train),
+        "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
-        "held_out_pairs": sum(len(group.pairs) for group in held_out),
+        "held_out_pairs": judged.count_pairs(),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
         "chat_template_sha256": data.template_hash(tokenizer),
@@ -214,8 +213,13 @@ def judge(
     layout: Layout,
 ) -> dict[str, float]:
     """Return the figures of `preference_loss` on held-out groups, under `held_out_…`."""
-    logps = torch.cat(tree_logps(model, [group.tree for group in groups], layout))
-    step_weight = sum(group.weight for group in groups)
-    _, figures = preference_loss(logps, torch.cat(list(reference)), groups, step_weight, options)
-    figures.pop("start_loss")
-    return {f"held_out_{key}": value for key, value in figures.items()}
+    totals: dict[str, float] = {}
+    weight = 0.0
+    for some, before in zip(chunks(groups), chunks(reference), strict=True):
+        logps = torch.cat(tree_logps(model, [group.tree for group in some], layout))
+        part = sum(group.weight for group in some)
+        _, figures = preference_loss(logps, torch.cat(list(before)), some, part, options)
+        totals = {key: totals.get(key, 0.0) + part * value for key, value in figures.items()}
+        weight += part
+    totals.pop("start_loss")
+    return {f"held_out_{key}": value / weight for key, value in totals.items()}

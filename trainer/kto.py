@@ -23,20 +23,21 @@ from trainer.config import ConfigError, KtoOptions, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import kto_loss
-from trainer.rankings import Group, flag_tensors, group_comparisons
-from trainer.records import EXIT_DONE, EXIT_STOPPED, read_comparisons
-from trainer.reference import reference_logps, tree_logps
+from trainer.rankings import Group, flag_tensors
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison
+from trainer.reference import chunks, reference_logps, tree_logps
 from trainer.stop import StopSignal
+from trainer.stored import Index, Made, StoredGroups
 from trainer.tree import Tree
 
 
 class Flagged(NamedTuple):
     """Groups with what the reference says of their answers, and of each prompt's stranger."""
 
-    groups: list[Group]
-    reference: list[torch.Tensor]
-    strangers: list[Tree]
-    stranger_reference: list[torch.Tensor]
+    groups: Sequence[Group]
+    reference: Sequence[torch.Tensor]
+    strangers: Sequence[Tree]
+    stranger_reference: Sequence[torch.Tensor]
 
     def part(self, items: Sequence[int]) -> Flagged:
         """Return some of it."""
@@ -53,8 +54,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     options = cast("KtoOptions", config.options)
 
     # 1. The data, before anything slow.
-    comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
-    if not any(row.split == "train" and row.weight > 0 and row.acceptable is not None for row in comparisons):
+    path = run_dir / "data" / "comparisons.jsonl"
+    learned, judged = (Index(path, partial(_is_of, split), flags=True) for split in ("train", "held_out"))
+    if not len(learned):
         raise ConfigError(
             "data/comparisons.jsonl has no ranking in the train split that says which answers are acceptable; "
             "collect rankings with a line between acceptable answers and others."
@@ -63,12 +65,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
     truncation = data.Truncation()
-    sides = [
-        group_comparisons(
-            tokenizer, [row for row in comparisons if row.split == split], config.max_length, truncation, flags=True
-        )
-        for split in ("train", "held_out")
-    ]
+    sides = [StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged)]
 
     # 2. The model, what it says before any step, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
@@ -96,7 +93,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
             # 4. Tell, watch, save.
             watched: dict[str, float] = {}
-            if held_out.groups and step % each == 0 and step < len(steps):  # the last epoch's is in the report
+            if len(held_out.groups) and step % each == 0 and step < len(steps):  # the last epoch's is in the report
                 watched = judge(model, held_out, options, layout)
             metrics.write(
                 step,
@@ -126,7 +123,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "truncated_completions": truncation.completions,
         "chat_template_sha256": data.template_hash(tokenizer),
     }
-    if held_out.groups:
+    if len(held_out.groups):
         summary |= judge(model, held_out, options, layout)
         summary["headline"] = (
             f"On the answers to {len(held_out.groups)} held-out prompts KTO's implicit reward agrees with what the "
@@ -146,30 +143,31 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
+def _is_of(split: str, row: Comparison) -> bool:
+    return row.split == split
+
+
 def prepare(
-    run_dir: Path, model: PreTrainedModel, sides: Sequence[list[Group]], config: RunConfig, layout: Layout
+    run_dir: Path, model: PreTrainedModel, sides: Sequence[StoredGroups], config: RunConfig, layout: Layout
 ) -> list[Flagged]:
     """Return each side with its strangers and what the reference says of both."""
-    trees: list[Tree] = []
-    for groups in sides:
-        trees += [group.tree for group in groups]
-        following = [*groups[1:], *groups[:1]]
-        trees += [
-            Tree(group.tree.prompt, [other.tree.completions[0]]) for group, other in zip(groups, following, strict=True)
-        ]
-    logps = reference_logps(run_dir, model, trees, config, layout)
-    found = []
-    for groups in sides:
-        count = len(groups)
-        found.append(Flagged(groups, logps[:count], trees[count : 2 * count], logps[count : 2 * count]))
-        trees, logps = trees[2 * count :], logps[2 * count :]
-    return found
+
+    def stranger(groups: StoredGroups, number: int) -> Tree:
+        following = groups[(number + 1) % len(groups)]
+        return Tree(groups[number].tree.prompt, [following.tree.completions[0]])
+
+    strangers = [Made(len(groups), partial(stranger, groups)) for groups in sides]
+    parts = [trees for groups, others in zip(sides, strangers, strict=True) for trees in (groups.trees, others)]
+    logps = reference_logps(run_dir, model, parts, config, layout)
+    return [Flagged(*of) for of in zip(sides, logps[::2], strangers, logps[1::2], strict=True)]
 
 
 def movement(model: PreTrainedModel, here: Flagged, layout: Layout) -> float:
     """Return z0, the mean log-ratio (nats) of answers to other prompts, or 0 where it is below: the policy's KL."""
-    ratios = torch.cat(tree_logps(model, here.strangers, layout)) - torch.cat(here.stranger_reference)
-    return max(0.0, ratios.mean().item())
+    total = 0.0
+    for some, before in zip(chunks(here.strangers), chunks(here.stranger_reference), strict=True):
+        total += (torch.cat(tree_logps(model, some, layout)) - torch.cat(list(before))).sum().item()
+    return max(0.0, total / len(here.strangers))
 
 
 def backward(
@@ -218,8 +216,13 @@ def check_first_loss(loss: float, dtype: torch.dtype) -> None:
 
 def judge(model: PreTrainedModel, here: Flagged, options: KtoOptions, layout: Layout) -> dict[str, float]:
     """Return the figures of `flag_loss` on held-out groups, under `held_out_…`."""
-    logps = torch.cat(tree_logps(model, [group.tree for group in here.groups], layout))
-    step_weight = sum(group.weight for group in here.groups)
     baseline = movement(model, here, layout)
-    _, figures = flag_loss(logps - torch.cat(here.reference), here.groups, step_weight, baseline, options)
-    return {f"held_out_{key}": value for key, value in figures.items()}
+    totals: dict[str, float] = {}
+    weight = 0.0
+    for some, before in zip(chunks(here.groups), chunks(here.reference), strict=True):
+        logps = torch.cat(tree_logps(model, [group.tree for group in some], layout))
+        part = sum(group.weight for group in some)
+        _, figures = flag_loss(logps - torch.cat(list(before)), some, part, baseline, options)
+        totals = {key: totals.get(key, 0.0) + part * value for key, value in figures.items()}
+        weight += part
+    return {f"held_out_{key}": value / weight for key, value in totals.items()}

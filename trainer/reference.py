@@ -6,9 +6,11 @@ reference.safetensors    logps (N,), and in its metadata the key: model, precisi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from safetensors import safe_open
@@ -20,6 +22,9 @@ from trainer.config import RunConfig
 from trainer.layout import Layout
 from trainer.records import canonical
 from trainer.tree import Tree
+
+T = TypeVar("T")
+CHUNK = 1024
 
 
 def tree_logps(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -> list[torch.Tensor]:
@@ -39,27 +44,58 @@ def _tree_logps(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -
     return layout.device.team.merge(logps)
 
 
+class Logps(Sequence[torch.Tensor]):
+    """Log pi(y | x) (K,) of each of many trees' completions, in one tensor (N,)."""
+
+    def __init__(self, values: torch.Tensor, sizes: Sequence[int]) -> None:
+        """Take the values of all trees, and how many completions each has."""
+        self.values, self._ends = values, torch.tensor(sizes, dtype=torch.long).cumsum(dim=0)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[torch.Tensor]: ...
+    def __getitem__(self, at: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self.values[self._ends[at - 1] if at else 0 : self._ends[at]]
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield `CHUNK` items at a time, which is as many as are held at once."""
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
 def reference_logps(
-    run_dir: Path, model: PreTrainedModel, trees: Sequence[Tree], config: RunConfig, layout: Layout
-) -> list[torch.Tensor]:
-    """Return `tree_logps` of the untrained model, from the run's cache where that holds them for these very inputs.
+    run_dir: Path, model: PreTrainedModel, parts: Sequence[Sequence[Tree]], config: RunConfig, layout: Layout
+) -> list[Logps]:
+    """Return `tree_logps` of the untrained model for each part, from the run's cache if it holds them for these inputs.
 
     The tokenizer is in the key by what it does: the ids that it made.
     """
-    ids = [[tree.prompt, tree.completions] for tree in trees]
-    facts = [modeling.fingerprint(config.model), str(layout.device.dtype), hashlib.sha256(canonical(ids)).hexdigest()]
+    ids, sizes = hashlib.sha256(), [array("q") for _ in parts]
+    for trees, counts in zip(parts, sizes, strict=True):
+        for tree in trees:
+            ids.update(canonical([tree.prompt, tree.completions]))
+            counts.append(len(tree.completions))
+    facts = [modeling.fingerprint(config.model), str(layout.device.dtype), ids.hexdigest()]
     key = hashlib.sha256(canonical(facts)).hexdigest()
     path = run_dir / "reference.safetensors"
-    sizes = [len(tree.completions) for tree in trees]
-    kept, team = _kept(path, key), layout.device.team
-    if not team.any(kept is None) and kept is not None:  # the measuring is shared, so all have it or none
-        return list(torch.split(kept, sizes))
-    logps = tree_logps(model, trees, layout)
-    if team.leads:
-        aside = path.with_suffix(".partial")
-        save_file({"logps": torch.cat(logps)}, aside, metadata={"key": key})
-        aside.replace(path)
-    return logps
+    logps, team = _kept(path, key), layout.device.team
+    if team.any(logps is None) or logps is None:  # the measuring is shared, so all have it or none
+        found = [torch.cat(tree_logps(model, some, layout)) for trees in parts for some in chunks(trees)]
+        logps = torch.cat(found)
+        if team.leads:
+            aside = path.with_suffix(".partial")
+            save_file({"logps": logps}, aside, metadata={"key": key})
+            aside.replace(path)
+    return [Logps(*of) for of in zip(torch.split(logps, [sum(counts) for counts in sizes]), sizes, strict=True)]
 
 
 def _kept(path: Path, key: str) -> torch.Tensor | None:

@@ -9,16 +9,19 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 
 from trainer.data import Truncation
 from trainer.rankings import Group, make_group, named
 from trainer.records import Comparison, canonical, comparison_at, scan_comparisons
+from trainer.tree import Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 class Index:
@@ -30,14 +33,15 @@ class Index:
         wanted: Callable[[Comparison], bool],
         *,
         ties: bool = False,
+        flags: bool = False,
         criteria: Sequence[str] = (),
     ) -> None:
-        self.path, self.ties, self.criteria = path, ties, tuple(criteria)
+        self.path, self.ties, self.flags, self.criteria = path, ties, flags, tuple(criteria)
         self.has_pairs = False
         numbers: dict[bytes, int] = {}
         owners, offsets = array("q"), array("q")
         for offset, row in scan_comparisons(path):
-            if row.weight == 0 or not wanted(row) or not named(row, ties, flags=False, criteria=criteria):
+            if row.weight == 0 or not wanted(row) or not named(row, ties, flags=flags, criteria=criteria):
                 continue
             said = [[message.role, message.content] for message in row.messages]
             key = hashlib.sha256(canonical([said, row.completions])).digest()[:16]
@@ -64,38 +68,58 @@ class Index:
         )
 
 
-class StoredGroups(Sequence[Group]):
+class Made(Sequence[T]):
+    """Items that are made whenever they are asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        if isinstance(at, slice):
+            return [self._make(number) for number in range(*at.indices(self._count))]
+        if not -self._count <= at < self._count:
+            raise IndexError(at)
+        return self._make(at % self._count)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._make(number) for number in range(self._count))
+
+
+class StoredGroups(Made[Group]):
     """The groups of an index. Each is encoded anew whenever it is asked for; its cuts count once."""
 
     def __init__(
         self, index: Index, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation
     ) -> None:
+        super().__init__(len(index), self._group)
         self._index, self._tokenizer, self._max_length = index, tokenizer, max_length
         self._truncation = truncation
         self._seen = np.zeros(len(index), dtype=bool)
 
-    def __len__(self) -> int:
-        return len(self._index)
+    @property
+    def trees(self) -> Sequence[Tree]:
+        """The groups' trees."""
+        return Made(len(self), lambda number: self[number].tree)
 
-    @overload
-    def __getitem__(self, at: int) -> Group: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Group]: ...
-    def __getitem__(self, at: int | slice) -> Group | list[Group]:
-        if isinstance(at, slice):
-            return [self._make(number) for number in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        return self._make(at % len(self))
-
-    def __iter__(self) -> Iterator[Group]:
-        return (self._make(number) for number in range(len(self)))
-
-    def _make(self, number: int) -> Group:
+    def _group(self, number: int) -> Group:
         rows = [comparison_at(self._index.path, offset) for offset in self._index.lines(number)]
         cuts = Truncation()
+        index = self._index
         group = make_group(
-            self._tokenizer, rows, self._max_length, cuts, ties=self._index.ties, criteria=self._index.criteria
+            self._tokenizer,
+            rows,
+            self._max_length,
+            cuts,
+            ties=index.ties,
+            flags=index.flags,
+            criteria=index.criteria,
         )
         if not self._seen[number]:
             self._seen[number] = True

@@ -59,6 +59,15 @@ def test_they_are_those_held_in_memory_in_their_order(path: Path, ties: bool, cr
             found[len(wanted)]
 
 
+def test_with_flags_they_are_those_whose_labelers_drew_a_line(path: Path) -> None:
+    lined = [dataclasses.replace(row, acceptable=1 if number % 3 else None) for number, row in enumerate(rows())]
+    write_jsonl(path, list(lined))
+    found = StoredGroups(Index(path, lambda _: True, flags=True), TOKENIZER, MOST, Truncation())
+    wanted = group_comparisons(TOKENIZER, lined, MOST, Truncation(), flags=True)
+    assert list(found) == wanted
+    assert list(found.trees) == [group.tree for group in wanted]
+
+
 def test_an_index_of_ties_alone_knows_that_it_has_no_pairs(path: Path) -> None:
     assert Index(path, lambda row: row.split == "train").has_pairs
     tied = [dataclasses.replace(row, ranking=((0, 1, 2),), weight=1.0) for row in rows()]
