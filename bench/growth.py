@@ -26,9 +26,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainer.builders import build_tokenizer
 from trainer.manifest import write_manifest
-from trainer.records import Comparison, Message, split_of, write_jsonl
+from trainer.records import Comparison, Demonstration, Message, split_of, write_jsonl
 
-SIZES = {"reward": (100, 1_000, 10_000, 100_000), "dpo": (100, 1_000, 10_000)}
+SIZES = {"reward": (100, 1_000, 10_000, 100_000), "dpo": (100, 1_000, 10_000), "sft": (100, 1_000, 10_000)}
 STEPS, ANSWERS = 40, 4
 WORDS = ("so", "it", "is", "not", "more", "than", "what", "one", "would", "like")
 
@@ -93,9 +93,17 @@ def comparisons(count: int) -> Iterator[Comparison]:
         yield Comparison(f"c{number}", messages, tuple(say(10) for _ in range(ANSWERS)), order, split=split)
 
 
+def as_demonstration(row: Comparison) -> Demonstration:
+    """Return the best answer as one that a labeler wrote."""
+    return Demonstration(row.id, row.messages, row.completions[row.ranking[0][0]], split=row.split)
+
+
 def measure(folder: Path, model: Path, method: str, size: int) -> dict[str, Any]:
     """Run the command on a data set of this size in a process of its own and return what it took."""
-    write_jsonl(folder / "data" / "comparisons.jsonl", comparisons(size))
+    name = "demonstrations.jsonl" if method == "sft" else "comparisons.jsonl"
+    write_jsonl(
+        folder / "data" / name, map(as_demonstration, comparisons(size)) if method == "sft" else comparisons(size)
+    )
     write_manifest(folder / "data")
     optim = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1000, "max_steps": STEPS}
     run = {
@@ -110,7 +118,7 @@ def measure(folder: Path, model: Path, method: str, size: int) -> dict[str, Any]
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     command = [sys.executable, "-m", "bench.growth", method, str(folder)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    megabytes = (folder / "data" / "comparisons.jsonl").stat().st_size / 2**20
+    megabytes = (folder / "data" / name).stat().st_size / 2**20
     return {"method": method, "comparisons": size, "megabytes": round(megabytes, 1), **found}
 
 

@@ -212,21 +212,26 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def read_demonstrations(path: Path) -> list[Demonstration]:
     """Read `demonstrations.jsonl`; an empty completion is an error."""
-    rows = []
-    for n, row in read_jsonl(path):
-        completion = _text(row, "completion", path, n)
-        if not completion.strip():
-            raise RecordError(f"{path.name} line {n}: the demonstration is empty.")
-        rows.append(
-            Demonstration(
-                _text(row, "id", path, n),
-                _messages(row, path, n),
-                completion,
-                _weight(row, path, n),
-                _split(row, path, n),
-            )
-        )
-    return rows
+    return [row for _, row in scan_demonstrations(path)]
+
+
+def scan_demonstrations(path: Path) -> Iterator[tuple[int, Demonstration]]:
+    """Yield what `read_demonstrations` reads, a line at a time, each with the byte at which its line begins."""
+    return ((offset, _demonstration(row, path, n)) for n, offset, row in _scan_jsonl(path))
+
+
+def demonstration_at(path: Path, offset: int) -> Demonstration:
+    """Return the demonstration whose line begins at this byte, as `scan_demonstrations` has told."""
+    return _demonstration(_line_at(path, offset), path, 0)
+
+
+def _demonstration(row: dict[str, Any], path: Path, n: int) -> Demonstration:
+    completion = _text(row, "completion", path, n)
+    if not completion.strip():
+        raise RecordError(f"{path.name} line {n}: the demonstration is empty.")
+    return Demonstration(
+        _text(row, "id", path, n), _messages(row, path, n), completion, _weight(row, path, n), _split(row, path, n)
+    )
 
 
 def read_comparisons(path: Path) -> list[Comparison]:
@@ -241,9 +246,14 @@ def scan_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
 
 def comparison_at(path: Path, offset: int) -> Comparison:
     """Return the comparison whose line begins at this byte, as `scan_comparisons` has told."""
+    return _comparison(_line_at(path, offset), path, 0)
+
+
+def _line_at(path: Path, offset: int) -> dict[str, Any]:
     with path.open("rb") as file:
         file.seek(offset)
-        return _comparison(json.loads(file.readline()), path, 0)
+        found: dict[str, Any] = json.loads(file.readline())
+    return found
 
 
 def _comparison(row: dict[str, Any], path: Path, n: int) -> Comparison:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -21,8 +23,10 @@ from trainer.config import ConfigError, RunConfig, SftOptions
 from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import sft_loss
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, read_demonstrations
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration
+from trainer.reference import chunks
 from trainer.stop import StopSignal
+from trainer.stored import StoredDemonstrations
 from trainer.tree import Tree
 
 
@@ -30,19 +34,17 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     """Train, and return the exit code."""
     options = cast("SftOptions", config.options)
 
-    # 1. The data, before anything slow.
-    demonstrations = [row for row in read_demonstrations(run_dir / "data" / "demonstrations.jsonl") if row.weight > 0]
-    train = [row for row in demonstrations if row.split == "train"]
-    held_out = [row for row in demonstrations if row.split == "held_out"]
+    # 1. The data, before anything slow. A demonstration is read from the file when a step needs it.
+    path, truncation = run_dir / "data" / "demonstrations.jsonl", data.Truncation()
+    tokenizer = modeling.load_tokenizer(config.model)
+    as_tree = partial(encode, tokenizer, options, config.max_length)
+    train, held_out = (StoredDemonstrations(path, split, as_tree, truncation) for split in ("train", "held_out"))
     if not train:
         raise ConfigError("data/demonstrations.jsonl has no demonstration in the train split; write some first.")
+    if options.turns == "all":  # what the chat template cannot say is refused now, not in the middle of the run
+        deque((tree for trees in (train, held_out) for tree in trees), maxlen=0)
     device = setup(config)
     team = device.team
-    tokenizer = modeling.load_tokenizer(config.model)
-    truncation = data.Truncation()
-    trees, held_out_trees = (
-        [encode(tokenizer, row, options, config.max_length, truncation) for row in rows] for rows in (train, held_out)
-    )
 
     # 2. The model, and where an earlier attempt left it.
     model = modeling.load_trainable(config, device)
@@ -58,7 +60,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     with team.metrics(run_dir) as metrics:
         for step, items in enumerate(steps[done:], start=done + 1):
             started = time.perf_counter()
-            step_trees, step_weights = [trees[i] for i in items], [train[i].weight for i in items]
+            step_trees, step_weights = [train[i] for i in items], [train.weights[i] for i in items]
             loss, tokens = layout.step(partial(backward, model, step_trees, step_weights, layout), optimizer)
             if step == 1:
                 optim.check_gradients(model)
@@ -67,7 +69,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             # 4. Tell, watch, save.
             watched = {}
             if held_out and step % each == 0 and step < len(steps):  # the last epoch's is in the report
-                watched["held_out_loss"] = held_out_loss(model, held_out_trees, layout)
+                watched["held_out_loss"] = held_out_loss(model, held_out, layout)
             metrics.write(
                 step,
                 total_steps=len(steps),
@@ -96,7 +98,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "headline": f"Fine-tuned on {len(train)} demonstrations.",
     }
     if held_out:
-        after = held_out_loss(model, held_out_trees, layout)
+        after = held_out_loss(model, held_out, layout)
         summary |= {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))}
         summary["headline"] = f"Fine-tuned on {len(train)} demonstrations; held-out loss {after:.3f} nats a token."
 
@@ -115,9 +117,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
 def encode(
     tokenizer: PreTrainedTokenizerBase,
-    row: Demonstration,
     options: SftOptions,
     max_length: int,
+    row: Demonstration,
     truncation: data.Truncation,
 ) -> Tree:
     """Return a demonstration as a tree of one completion."""
@@ -145,12 +147,13 @@ def backward(model: PreTrainedModel, trees: list[Tree], weights: list[float], la
 
 
 @torch.no_grad()
-def held_out_loss(model: PreTrainedModel, trees: list[Tree], layout: Layout) -> float:
+def held_out_loss(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -> float:
     """Return the mean negative log-likelihood of the completions' tokens, in nats."""
     total, count = 0.0, 0.0
-    for _, batch in layout.batches(trees):
-        with layout.device.autocast():
-            total -= modeling.completion_logps(model, batch).sum().item()
-        count += len(batch.targets)
+    for some in chunks(trees):
+        for _, batch in layout.batches(some):
+            with layout.device.autocast():
+                total -= modeling.completion_logps(model, batch).sum().item()
+            count += len(batch.targets)
     total, count = layout.device.team.total(total, count)
     return total / count

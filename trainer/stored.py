@@ -1,4 +1,4 @@
-"""The groups of a file of comparisons, read and encoded when they are asked for: memory holds where their lines begin.
+"""Comparisons and demonstrations, read and encoded when they are asked for: memory holds where their lines begin.
 
 So what a run holds does not grow with what has been collected but for about thirty bytes a ranking.
 """
@@ -15,7 +15,15 @@ import numpy as np
 
 from trainer.data import Truncation
 from trainer.rankings import Group, make_group, named
-from trainer.records import Comparison, canonical, comparison_at, scan_comparisons
+from trainer.records import (
+    Comparison,
+    Demonstration,
+    canonical,
+    comparison_at,
+    demonstration_at,
+    scan_comparisons,
+    scan_demonstrations,
+)
 from trainer.tree import Tree
 
 if TYPE_CHECKING:
@@ -92,37 +100,64 @@ class Made(Sequence[T]):
         return (self._make(number) for number in range(self._count))
 
 
-class StoredGroups(Made[Group]):
-    """The groups of an index. Each is encoded anew whenever it is asked for; its cuts count once."""
+class Encoded(Made[T]):
+    """Items that are encoded anew whenever they are asked for. Their cuts count once."""
+
+    def __init__(self, count: int, encode: Callable[[int, Truncation], T], truncation: Truncation) -> None:
+        super().__init__(count, self._count_once)
+        self._encode, self._truncation = encode, truncation
+        self._seen = np.zeros(count, dtype=bool)
+
+    def _count_once(self, number: int) -> T:
+        cuts = Truncation()
+        item = self._encode(number, cuts)
+        if not self._seen[number]:
+            self._seen[number] = True
+            self._truncation.prompts += cuts.prompts
+            self._truncation.completions += cuts.completions
+        return item
+
+
+class StoredGroups(Encoded[Group]):
+    """The groups of an index."""
 
     def __init__(
         self, index: Index, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation
     ) -> None:
-        super().__init__(len(index), self._group)
+        super().__init__(len(index), self._group, truncation)
         self._index, self._tokenizer, self._max_length = index, tokenizer, max_length
-        self._truncation = truncation
-        self._seen = np.zeros(len(index), dtype=bool)
 
     @property
     def trees(self) -> Sequence[Tree]:
         """The groups' trees."""
         return Made(len(self), lambda number: self[number].tree)
 
-    def _group(self, number: int) -> Group:
-        rows = [comparison_at(self._index.path, offset) for offset in self._index.lines(number)]
-        cuts = Truncation()
+    def _group(self, number: int, cuts: Truncation) -> Group:
         index = self._index
-        group = make_group(
+        return make_group(
             self._tokenizer,
-            rows,
+            [comparison_at(index.path, offset) for offset in index.lines(number)],
             self._max_length,
             cuts,
             ties=index.ties,
             flags=index.flags,
             criteria=index.criteria,
         )
-        if not self._seen[number]:
-            self._seen[number] = True
-            self._truncation.prompts += cuts.prompts
-            self._truncation.completions += cuts.completions
-        return group
+
+
+class StoredDemonstrations(Encoded[Tree]):
+    """The demonstrations of one split that have a weight, as trees."""
+
+    def __init__(
+        self, path: Path, split: str, encode: Callable[[Demonstration, Truncation], Tree], truncation: Truncation
+    ) -> None:
+        self.weights, self._offsets = array("d"), array("q")
+        for offset, row in scan_demonstrations(path):
+            if row.split == split and row.weight > 0:
+                self.weights.append(row.weight)
+                self._offsets.append(offset)
+        super().__init__(
+            len(self.weights),
+            lambda number, cuts: encode(demonstration_at(path, self._offsets[number]), cuts),
+            truncation,
+        )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,19 @@ def test_all_turns_of_a_conversation_are_learned_when_asked_for(make_run: MakeRu
     last, everything = tokens
     assert last["tokens"] == everything["tokens"]  # one reading of the conversation
     assert last["loss"] != everything["loss"]
+
+
+def test_a_template_that_does_not_fit_one_conversation_is_refused_before_the_first_step(
+    make_run: MakeRun, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forgetful = shutil.copytree(tiny_model, tmp_path / "forgetful")
+    (forgetful / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}\n")  # what was said before is gone
+    talk = (Message("user", "hi"), Message("assistant", "yo yo"), Message("user", "again"))
+    rows = [Demonstration("a", talk[:1], "yo", split="train"), Demonstration("b", talk, "yo", split="held_out")]
+    run_dir = make_run("sft", demonstrations=rows, model=str(forgetful), options={"turns": "all", "optim": FAST})
+    assert main(["sft", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    assert "set options.turns to last" in capsys.readouterr().err
+    assert not (run_dir / "metrics.jsonl").exists()
 
 
 def test_full_fine_tuning_trains_every_weight_and_saves_in_the_precision_of_the_run(make_run: MakeRun) -> None:

@@ -1,4 +1,4 @@
-"""Groups that stay in their file: the same as those held in memory, however often they are asked for."""
+"""Data that stay in their file: the same as those held in memory, however often they are asked for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from builders import build_tokenizer, some_comparisons
+from builders import build_tokenizer, some_comparisons, some_demonstrations
 
-from trainer.data import Truncation
+from trainer.data import Truncation, encode
 from trainer.rankings import group_comparisons
-from trainer.records import Comparison, RecordError, write_jsonl
-from trainer.stored import Index, StoredGroups
+from trainer.records import Comparison, Demonstration, RecordError, write_jsonl
+from trainer.stored import Index, StoredDemonstrations, StoredGroups
+from trainer.tree import Tree
 
 TOKENIZER = build_tokenizer()
 MOST = 24  # tokens, fewer than prompts with their answers have
@@ -66,6 +67,24 @@ def test_with_flags_they_are_those_whose_labelers_drew_a_line(path: Path) -> Non
     wanted = group_comparisons(TOKENIZER, lined, MOST, Truncation(), flags=True)
     assert list(found) == wanted
     assert list(found.trees) == [group.tree for group in wanted]
+
+
+def test_demonstrations_of_a_split_are_those_held_in_memory_with_their_weights(tmp_path: Path) -> None:
+    said = [
+        dataclasses.replace(row, weight=float(number % 4), split="train" if number % 3 else "held_out")
+        for number, row in enumerate(some_demonstrations(9))
+    ]
+    write_jsonl(tmp_path / "said.jsonl", list(said))
+    cuts = Truncation()
+
+    def encoded(row: Demonstration, cuts: Truncation) -> Tree:
+        return encode(TOKENIZER, row.messages, [row.completion], 12, cuts)
+
+    found = StoredDemonstrations(tmp_path / "said.jsonl", "train", encoded, cuts)
+    wanted = [row for row in said if row.split == "train" and row.weight > 0]
+    assert list(found) == list(found) == [encoded(row, Truncation()) for row in wanted]
+    assert list(found.weights) == [row.weight for row in wanted]
+    assert cuts.prompts == len(found) > 2  # each counts once
 
 
 def test_an_index_of_ties_alone_knows_that_it_has_no_pairs(path: Path) -> None:
