@@ -14,7 +14,7 @@ from pathlib import Path
 import chat_world
 import endpoint
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from app import db
 from app.auth import cookie_name
@@ -27,6 +27,7 @@ from app.services.accounts import access, passwords
 
 from .chromium import Watch, arguments, find_chromium
 
+WAIT_MS = 15_000  # what a page does at once may take seconds where other tests have both cores
 PASSWORD = "gravel umbrella sideways lantern"
 OpenPage = Callable[..., Page]
 MakeUser = Callable[..., User]
@@ -71,6 +72,7 @@ class WebServer:
 def chromium() -> Iterator[Browser]:
     """One browser process for the whole folder; every page of it lives in a context of its own."""
     path = find_chromium()
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments(), ignore_default_args=["--headless"])
         yield browser
@@ -182,7 +184,7 @@ def open_page(chromium: Browser, watch: Watch) -> Iterator[OpenPage]:
             is_mobile=width < 700,
             reduced_motion="reduce",
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         watch.attach(context)
         if user is not None:
