@@ -59,7 +59,7 @@ class Course:
         }
         self._brakes = Brakes(self._options, actor.modules())
         self._done, counters = checkpoint.resume(run_dir, self._modules(), self.optimizers, layout.device.team)
-        layout.resume(counters)
+        layout.resume(counters, run_dir)
         self._brakes.resume(counters)
         self.kl_coefficient = float(counters.get("kl_coefficient", self._options.kl_coefficient))
         self._spent = self.kl_coefficient  # in the present iteration

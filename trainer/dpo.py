@@ -57,7 +57,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     train_reference, held_out_reference = reference_logps(run_dir, model, [train.trees, held_out.trees], config, layout)
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
-    layout.resume(counters)
+    layout.resume(counters, run_dir)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)

@@ -74,7 +74,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     train, held_out = prepare(run_dir, model, sides, config, layout)
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
-    layout.resume(counters)
+    layout.resume(counters, run_dir)
 
     # 3. Train.
     steps = data.plan(len(train.groups), options.optim, config.seed)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +22,7 @@ from trainer.tree import Batch, Form, Tree
 T = TypeVar("T")
 
 LEAST_TOKENS = 64
+LEFT = "tokens_per_forward.json"
 # Two forwards of one model may differ by so much of the size of a hidden state, by rounding alone.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 # What models raise at a mask or positions that they cannot take.
@@ -37,6 +41,7 @@ class Layout:
     _attempt: Load = NO_LOAD
     spread: nn.Module | None = None
     """The model of which each process holds a part (`shards`), so that all make as many forwards as any."""
+    _left: Path | None = None
 
     @property
     def shared(self) -> bool:
@@ -64,9 +69,14 @@ class Layout:
         """Return what a checkpoint must keep, so that a resumed run splits its steps as the run before did."""
         return {"tokens_per_forward": self.tokens}
 
-    def resume(self, counters: dict[str, Any]) -> None:
-        """Take the budget that a checkpoint kept."""
+    def resume(self, counters: dict[str, Any], run_dir: Path) -> None:
+        """Take the budget that a checkpoint kept, or the smaller one that an attempt left which memory ended."""
         self.tokens = int(counters.get("tokens_per_forward", self.tokens))
+        self._left = run_dir / LEFT
+        if self._left.exists():
+            self.tokens = min(
+                self.tokens, int(json.loads(self._left.read_text(encoding="utf-8"))["tokens_per_forward"])
+            )
 
     def repeat(self, attempt: Callable[[], T], *optimizers: torch.optim.Optimizer) -> T:
         """Return `attempt()`; when memory runs out, halve the budget and do it all again with no gradient left over.
@@ -105,18 +115,18 @@ class Layout:
             try:
                 return attempt()
             except torch.OutOfMemoryError as error:
-                if self.spread is not None:  # the others are in the middle of this forward and wait
-                    raise ConfigError(
-                        f"Memory ran out with optim.tokens_per_forward {self.tokens}, and where processes share one "
-                        "model none of them can repeat its part in smaller forwards; set it lower, or "
-                        "optim.recompute_activations to true."
-                    ) from error
                 if self.tokens <= LEAST_TOKENS:
                     raise ConfigError(
                         "Memory runs out even with a single prompt and its answers in a forward; lower max_length, or "
                         "use LoRA, precision bfloat16 or a smaller model."
                     ) from error
                 self.tokens = max(LEAST_TOKENS, self.tokens // 2)
+                if self.spread is not None:  # the others are in the middle of this forward and wait
+                    self._leave()
+                    raise torch.OutOfMemoryError(
+                        "Memory ran out, and where processes share one model none of them can repeat its part alone; "
+                        f"the next attempt goes on from the last checkpoint with {self.tokens} tokens a forward."
+                    ) from error
                 print(
                     f"Out of memory: the step is repeated with {self.tokens} tokens a forward.",
                     file=sys.stderr,
@@ -126,6 +136,13 @@ class Layout:
                 optimizer.zero_grad(set_to_none=True)
             if self.device.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _leave(self) -> None:
+        """Write the budget down for the next attempt."""
+        if self._left is not None:
+            aside = self._left.with_suffix(f".{os.getpid()}.partial")
+            aside.write_text(json.dumps(self.counters()), encoding="utf-8")
+            aside.replace(self._left)
 
 
 def choose(trunk: Any, model: Any, tokens: int, device: Device, others: Sequence[Any] = ()) -> Layout:

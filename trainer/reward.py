@@ -75,7 +75,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         f"reward_{number}": optim.build(model.parameters_of(number), options.optim) for number in range(options.models)
     }
     done, counters = checkpoint.resume(run_dir, {"reward": model}, optimizers, team)
-    layout.resume(counters)
+    layout.resume(counters, run_dir)
 
     # 3. Train. Member n takes the steps that it would take alone, in a run with the seed of n more.
     plans = [data.plan(len(train), options.optim, config.seed + number) for number in range(options.models)]

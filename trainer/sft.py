@@ -52,7 +52,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     work = modeling.prepare_training(model, options.optim, device)
     optimizer = optim.build(model.parameters(), options.optim)
     done, counters = checkpoint.resume(run_dir, {"policy": model}, {"policy": optimizer}, team)
-    layout.resume(counters)
+    layout.resume(counters, run_dir)
 
     # 3. Train.
     steps = data.plan(len(train), options.optim, config.seed)

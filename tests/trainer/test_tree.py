@@ -290,7 +290,7 @@ def test_a_tree_that_does_not_fit_at_all_is_said_in_a_sentence() -> None:
     assert way.tokens == layout.LEAST_TOKENS
 
 
-def test_a_resumed_run_keeps_the_budget_that_memory_left_it(tiny_model: str) -> None:
+def test_a_resumed_run_keeps_the_budget_that_memory_left_it(tmp_path: Path) -> None:
     before, after = layout.Layout("packed", 256, FLOAT), layout.Layout("packed", 256, FLOAT)
     attempts = iter([torch.OutOfMemoryError("injected"), None])
 
@@ -299,5 +299,5 @@ def test_a_resumed_run_keeps_the_budget_that_memory_left_it(tiny_model: str) -> 
             raise error
 
     before.repeat(attempt)
-    after.resume(json.loads(json.dumps(before.counters())))
+    after.resume(json.loads(json.dumps(before.counters())), tmp_path)
     assert before.tokens == after.tokens == 128
