@@ -84,7 +84,7 @@ def test_the_reward_rises(
     chosen = options(
         letter_judge, answers_per_prompt=4, **more, optim={**OPTIM, "learning_rate": 2e-2, "batch_size": 32}
     )
-    run_dir = make_run("rloo", prompts=PROMPTS, model=sharp_model, lora=adapters, options=chosen)
+    run_dir = make_run("rloo", prompts=PROMPTS, model=sharp_model, lora=adapters, options=chosen, seed=1)
     assert main(["rloo", "--run", str(run_dir)]) == EXIT_DONE
     rows = read_lines(run_dir / "metrics.jsonl")
     assert [row["first_log_ratio"] for row in rows] == [0.0] * 12
