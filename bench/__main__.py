@@ -1,7 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [sft_speed]
-                [ppo-speed] [growth]
+                [ppo-speed] [growth] [demo-steps]
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [label-studio [COMPARISONS]]
                 [hostile-files] [active-selection]
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from bench import (
     active_selection,
+    demo_steps,
     downloads,
     dpo_speed,
     export,
@@ -51,6 +52,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "sft_speed": sft_speed.main,
     "ppo-speed": ppo_speed.main,
     "growth": growth.main,
+    "demo-steps": demo_steps.main,
     "gpu": gpu.main,
     "processes": processes.main,
     "shard": processes.shared,
