@@ -16,9 +16,6 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 NAME = "plackett_branches"
-# What SDPA calls on the CPU, with the logarithms of the softmaxes' sums that the backward pass needs.
-FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def register(*, compiled: bool = False) -> None:
@@ -130,10 +127,12 @@ class _Attention(torch.autograd.Function):
         scale: float | None,
     ) -> torch.Tensor:
         """Return (1, T, H, D) of query, keys and values (1, H, T, D)."""
+        # What SDPA calls, with the logarithms of the softmaxes' sums, which the backward pass needs.
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         sums = []
         for call in calls:
-            found, log_sum = FORWARD(
+            found, log_sum = attention(
                 query[:, :, call.start : call.end],
                 call.of(key),
                 call.of(value),
@@ -150,12 +149,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of query, keys and values."""
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         query, key, value, output, *sums = ctx.saved_tensors
         gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)
         queries, keys, values = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for call, log_sum in zip(ctx.calls, sums, strict=True):
             own = slice(call.start, call.end)
-            queries[:, :, own], *others = BACKWARD(
+            queries[:, :, own], *others = attention(
                 gradient[:, :, own],
                 query[:, :, own],
                 call.of(key),
