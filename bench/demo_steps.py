@@ -24,7 +24,7 @@ from rich.table import Table
 from app.settings import get_settings
 
 METHODS = ("sft", "reward", "dpo", "ppo")
-ROUNDS = 2
+ROUNDS = 1
 
 
 def main() -> None:
