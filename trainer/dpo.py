@@ -26,7 +26,7 @@ from trainer.layout import Layout
 from trainer.losses import cdpo_loss, dpo_loss, ipo_loss, plackett_luce_loss
 from trainer.rankings import Group, choice_tensors, pair_tensors
 from trainer.records import EXIT_DONE, EXIT_STOPPED
-from trainer.reference import chunks, reference_logps, tree_logps
+from trainer.reference import mean_figures, reference_logps
 from trainer.stop import StopSignal
 from trainer.stored import Index, StoredGroups
 
@@ -213,13 +213,10 @@ def judge(
     layout: Layout,
 ) -> dict[str, float]:
     """Return the figures of `preference_loss` on held-out groups, under `held_out_…`."""
-    totals: dict[str, float] = {}
-    weight = 0.0
-    for some, before in zip(chunks(groups), chunks(reference), strict=True):
-        logps = torch.cat(tree_logps(model, [group.tree for group in some], layout))
-        part = sum(group.weight for group in some)
-        _, figures = preference_loss(logps, torch.cat(list(before)), some, part, options)
-        totals = {key: totals.get(key, 0.0) + part * value for key, value in figures.items()}
-        weight += part
-    totals.pop("start_loss")
-    return {f"held_out_{key}": value / weight for key, value in totals.items()}
+
+    def figures(logps: torch.Tensor, before: torch.Tensor, some: Sequence[Group], weight: float) -> dict[str, float]:
+        return preference_loss(logps, before, some, weight, options)[1]
+
+    found = mean_figures(model, groups, reference, layout, figures)
+    found.pop("start_loss")
+    return {f"held_out_{key}": value for key, value in found.items()}

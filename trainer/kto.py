@@ -24,8 +24,8 @@ from trainer.device import setup
 from trainer.layout import Layout
 from trainer.losses import kto_loss
 from trainer.rankings import Group, flag_tensors
-from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison
-from trainer.reference import chunks, reference_logps, tree_logps
+from trainer.records import EXIT_DONE, EXIT_STOPPED
+from trainer.reference import chunks, mean_figures, reference_logps, tree_logps
 from trainer.stop import StopSignal
 from trainer.stored import Index, Made, StoredGroups
 from trainer.tree import Tree
@@ -55,7 +55,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
     # 1. The data, before anything slow.
     path = run_dir / "data" / "comparisons.jsonl"
-    learned, judged = (Index(path, partial(_is_of, split), flags=True) for split in ("train", "held_out"))
+    learned = Index(path, lambda row: row.split == "train", flags=True)
+    judged = Index(path, lambda row: row.split == "held_out", flags=True)
     if not len(learned):
         raise ConfigError(
             "data/comparisons.jsonl has no ranking in the train split that says which answers are acceptable; "
@@ -143,10 +144,6 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     return EXIT_DONE
 
 
-def _is_of(split: str, row: Comparison) -> bool:
-    return row.split == split
-
-
 def prepare(
     run_dir: Path, model: PreTrainedModel, sides: Sequence[StoredGroups], config: RunConfig, layout: Layout
 ) -> list[Flagged]:
@@ -217,12 +214,9 @@ def check_first_loss(loss: float, dtype: torch.dtype) -> None:
 def judge(model: PreTrainedModel, here: Flagged, options: KtoOptions, layout: Layout) -> dict[str, float]:
     """Return the figures of `flag_loss` on held-out groups, under `held_out_…`."""
     baseline = movement(model, here, layout)
-    totals: dict[str, float] = {}
-    weight = 0.0
-    for some, before in zip(chunks(here.groups), chunks(here.reference), strict=True):
-        logps = torch.cat(tree_logps(model, [group.tree for group in some], layout))
-        part = sum(group.weight for group in some)
-        _, figures = flag_loss(logps - torch.cat(list(before)), some, part, baseline, options)
-        totals = {key: totals.get(key, 0.0) + part * value for key, value in figures.items()}
-        weight += part
-    return {f"held_out_{key}": value / weight for key, value in totals.items()}
+
+    def figures(logps: torch.Tensor, before: torch.Tensor, some: Sequence[Group], weight: float) -> dict[str, float]:
+        return flag_loss(logps - before, some, weight, baseline, options)[1]
+
+    found = mean_figures(model, here.groups, here.reference, layout, figures)
+    return {f"held_out_{key}": value for key, value in found.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, overload
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from trainer import modeling
 from trainer.config import RunConfig
 from trainer.layout import Layout
+from trainer.rankings import Group
 from trainer.records import canonical
 from trainer.tree import Tree
 
@@ -42,6 +43,29 @@ def _tree_logps(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -
         for index, chunk in zip(part, torch.split(values, sizes), strict=True):
             logps[index] = chunk
     return layout.device.team.merge(logps)
+
+
+def mean_figures(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    reference: Sequence[torch.Tensor],
+    layout: Layout,
+    judge: Callable[[torch.Tensor, torch.Tensor, Sequence[Group], float], dict[str, float]],
+) -> dict[str, float]:
+    """Return the figures of all groups, by their weights, of which `CHUNK` are held at once.
+
+    `judge` returns those of some from what the model and the reference say of their answers (N,), the groups, and the
+    sum of their weights.
+    """
+    totals: dict[str, float] = {}
+    weight = 0.0
+    for some, before in zip(chunks(groups), chunks(reference), strict=True):
+        logps = torch.cat(tree_logps(model, [group.tree for group in some], layout))
+        part = sum(group.weight for group in some)
+        figures = judge(logps, torch.cat(list(before)), some, part)
+        totals = {key: totals.get(key, 0.0) + part * value for key, value in figures.items()}
+        weight += part
+    return {key: value / weight for key, value in totals.items()}
 
 
 class Logps(Sequence[torch.Tensor]):
