@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from app.errors import ConflictError, NotFoundError
 from app.models import ModelVersion, Run, Snapshot, User
 from app.services.data import frozen, pseudonyms
-from app.services.training.runs import METHOD_NAMES
+from app.services.training.run_inputs import METHOD_NAMES
 
 RANKINGS, DEMONSTRATIONS = "comparisons", "demonstrations"
 LEARNED = {"sft": DEMONSTRATIONS, "reward": RANKINGS, "dpo": RANKINGS, "kto": RANKINGS}

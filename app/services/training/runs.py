@@ -1,12 +1,11 @@
 """Making runs. What happens to a run afterwards is in `run_states`, what pages show of it in `run_views`.
 
-A run is checked before its row exists: its configuration by the trainer's own reader, its models' folders, and
-whether the snapshot holds what the method learns from. The broker is only told; a broker that is down loses nothing.
+A run is checked before its row exists: what it is made of by `run_inputs`, its configuration by the trainer's own
+reader. The broker is only told; a broker that is down loses nothing.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.models import Completion, ModelVersion, Project, Prompt, Run, Snapshot, User
 from app.queue import gpu_queue, ring
 from app.services.labeling import queue_order
-from app.services.training import registry, run_states
+from app.services.training import registry, run_inputs, run_states
+from app.services.training.run_inputs import METHOD_NAMES
 from app.settings import get_settings
-from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, dump_run, parse_run
+from trainer.config import METHODS, ConfigError, dump_run, parse_run
 
 logger = logging.getLogger(__name__)
 
@@ -36,26 +36,6 @@ SCORED_METHODS = ("ppo", "rloo")
 
 PROMPT_CHOICES = ("all", "unsampled", "train", "held_out")
 PROMPT_WORDS = {"unsampled": "unsampled", "train": "for training", "held_out": "held-out"}
-METHOD_NAMES = {
-    "sft": "SFT",
-    "reward": "Reward model",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "ppo": "PPO",
-    "rloo": "RLOO",
-    "evaluate": "Evaluation",
-    "sample": "Sampling",
-    "score": "Order of the queue",
-}
-LEARNS_FROM = {
-    "sft": "demonstrations",
-    "reward": "comparisons",
-    "dpo": "comparisons",
-    "kto": "acceptable",
-    "ppo": "prompts",
-    "rloo": "prompts",
-}
-"""By method, which part of a snapshot has to hold something in the training split."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +73,14 @@ def create_training_run(
     """
     if method not in TRAINING_METHODS:
         raise InvalidInputError(f"The method is one of {', '.join(TRAINING_METHODS)}.")
-    _require_policy(project, model)
-    _require_same_project(project, snapshot)
-    _require_data(method, snapshot)
+    run_inputs.require_policy(project, model)
+    run_inputs.require_same_project(project, snapshot)
+    run_inputs.require_data(method, snapshot)
     options, inputs = dict(options or {}), {}
     if method in SCORED_METHODS:
         if reward_model is None:
             raise InvalidInputError(f"{METHOD_NAMES[method]} needs a reward model; train one first, then choose it.")
-        _require_reward_model(project, reward_model)
+        run_inputs.require_reward_model(project, reward_model)
         options["reward_model"] = reward_model.uri
         inputs["reward_model"] = str(reward_model.id)
     return _create(
@@ -141,8 +121,8 @@ def create_evaluation_run(
     if not policies:
         raise InvalidInputError("Choose at least one policy to judge.")
     for policy in (baseline, *policies):
-        _require_policy(project, policy)
-    _require_same_project(project, snapshot)
+        run_inputs.require_policy(project, policy)
+    run_inputs.require_same_project(project, snapshot)
     options = dict(options or {}) | {
         "baseline": baseline.name,
         "policies": [{"name": policy.name, "model": policy.uri} for policy in policies],
@@ -155,11 +135,11 @@ def create_evaluation_run(
         )
     inputs: dict[str, Any] = {"policies": {policy.name: str(policy.id) for policy in (baseline, *policies)}}
     if reward_model is not None:
-        _require_reward_model(project, reward_model)
+        run_inputs.require_reward_model(project, reward_model)
         options["reward_model"] = reward_model.uri
         inputs["reward_model"] = str(reward_model.id)
     if gold_model is not None:
-        _require_reward_model(project, gold_model)
+        run_inputs.require_reward_model(project, gold_model)
         if reward_model is None or gold_model.id == reward_model.id:
             raise InvalidInputError("A gold judge stands beside another reward model; choose two different ones.")
         options["gold_model"] = gold_model.uri
@@ -203,7 +183,7 @@ def create_sampling_run(
     under. The prompts are chosen now, so that importing more later does not change what the run does.
     """
     for policy in (model, *(share.model for share in policies)):
-        _require_policy(project, policy)
+        run_inputs.require_policy(project, policy)
     chosen = [str(item) for item in session.scalars(choose_prompts(project, prompts))]
     if not chosen:
         raise InvalidInputError(
@@ -252,7 +232,7 @@ def create_scoring_run(
     Raises `InvalidInputError` when the project hands tasks out as they came, no task waits, or the order goes by
     disagreement and the reward model has a single head, which cannot disagree with itself.
     """
-    _require_reward_model(project, reward_model)
+    run_inputs.require_reward_model(project, reward_model)
     if project.queue_order == "arrival":
         raise InvalidInputError(
             "This project hands tasks out in the order in which they were made; choose another order in its settings."
@@ -277,7 +257,7 @@ def create_scoring_run(
         name=f"Order of {len(tasks)} tasks by {reward_model.name}",
         dedupe_key=dedupe_key,
         gpus=1,
-        settings={"seed": seed, "max_length": _length_of(session, reward_model)} | settings,
+        settings={"seed": seed, "max_length": run_inputs.length_of(session, reward_model)} | settings,
     )
 
 
@@ -317,25 +297,6 @@ def _ring(run_id: UUID, queue: str) -> None:
         logger.warning("could not note that run %s was sent: %s", run_id, type(error).__name__)
 
 
-def require_splittable(method: str, gpus: int) -> None:
-    """Refuse more devices than the method can use: N copies of one training are no training on N devices."""
-    if gpus < 1:
-        raise InvalidInputError("A run asks for at least one GPU.")
-    if gpus > 1 and method not in SPLITTABLE:
-        raise InvalidInputError(
-            f"{METHOD_NAMES[method]} runs on one GPU; only {', '.join(SPLITTABLE)} can share its work among several."
-        )
-
-
-def require_shareable(config: RunConfig, gpus: int) -> None:
-    """Refuse a model that is to be spread over the GPUs of a run which asks for one."""
-    if config.shard and gpus == 1:
-        raise InvalidInputError(
-            "optim.shard spreads a model over the GPUs of a run, and this run asks for one; ask for more, or set "
-            "optim.shard to false."
-        )
-
-
 def _create(
     session: Session,
     project: Project,
@@ -351,7 +312,7 @@ def _create(
     gpus: int,
     settings: dict[str, Any],
 ) -> Run:
-    require_splittable(method, gpus)
+    run_inputs.require_splittable(method, gpus)
     run_id: UUID = session.execute(select(func.uuidv7())).scalar_one()
     config = {
         "device": get_settings().trainer_device,
@@ -366,9 +327,9 @@ def _create(
         checked = parse_run(config)
     except ConfigError as error:
         raise InvalidInputError(str(error)) from None
-    require_shareable(checked, gpus)
+    run_inputs.require_shareable(checked, gpus)
     config = dump_run(checked)
-    _require_storable(config)
+    run_inputs.require_storable(config)
     key = f"{user.id}:{dedupe_key or uuid4()}"
     values = {
         "project_id": project.id,
@@ -390,16 +351,6 @@ def _create(
     run_states.record_created(session, made)
     announce(session, made)
     return made
-
-
-def _require_storable(config: dict[str, Any]) -> None:
-    """Refuse the two things that Python's JSON allows and Postgres' does not."""
-    try:
-        text = json.dumps(config, allow_nan=False)
-    except ValueError:
-        raise InvalidInputError("Every number in the configuration must be finite.") from None
-    if "\\u0000" in text:
-        raise InvalidInputError("The configuration must not hold a NUL character.")
 
 
 def _same_as_before(session: Session, key: str, values: dict[str, Any]) -> Run:
@@ -431,44 +382,3 @@ def choose_prompts(project: Project, choice: str) -> Select[UUID]:
     if choice == "all":
         return query
     raise InvalidInputError(f"Prompts to sample are one of {', '.join(PROMPT_CHOICES)}.")
-
-
-def _require_data(method: str, snapshot: Snapshot) -> None:
-    part = LEARNS_FROM[method]
-    if snapshot.manifest["splits"].get(part, {}).get("train"):
-        return
-    if part == "acceptable":
-        raise InvalidInputError(
-            f"In the training split of snapshot {snapshot.number} no ranking says which answers are acceptable, and "
-            f"{METHOD_NAMES[method]} learns from that line alone; collect rankings with the line and freeze a new "
-            "snapshot."
-        )
-    raise InvalidInputError(
-        f"Snapshot {snapshot.number} has no {part} in the training split, and {method} learns "
-        "from those; collect some and freeze a new snapshot."
-    )
-
-
-def _require_policy(project: Project, model: ModelVersion) -> None:
-    _require_same_project(project, model)
-    if model.kind != "policy":
-        raise InvalidInputError(f"{model.name} is a reward model; choose a policy here.")
-    registry.check_present(model)
-
-
-def _require_reward_model(project: Project, model: ModelVersion) -> None:
-    _require_same_project(project, model)
-    if model.kind != "reward":
-        raise InvalidInputError(f"{model.name} is not a reward model; choose one, or train one first.")
-    registry.check_present(model)
-
-
-def _length_of(session: Session, reward_model: ModelVersion) -> int:
-    """Return the length up to which a reward model was trained to read."""
-    trained = session.get(Run, reward_model.run_id) if reward_model.run_id else None
-    return int(trained.config["max_length"]) if trained else RunConfig.max_length
-
-
-def _require_same_project(project: Project, thing: ModelVersion | Snapshot) -> None:
-    if thing.project_id != project.id:
-        raise NotFoundError("This project has no such model or snapshot.")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidInputError
 from app.models import Pipeline, PipelineStage, Project, TaskScore
 from app.services.labeling import queue_order
-from app.services.training import runs
+from app.services.training import run_inputs, runs
 from app.services.training.stages import base, training
 from app.services.training.stages.base import Outcome, Running, Succeeded
 
@@ -29,7 +29,7 @@ class Spec(base.StageSpec):
 
     def check(self) -> None:
         """Refuse more devices than scoring can use."""
-        runs.require_splittable("score", self.settings.gpus or 1)
+        run_inputs.require_splittable("score", self.settings.gpus or 1)
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage) -> Outcome:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidInputError
 from app.models import Pipeline, PipelineStage, Project, Run
-from app.services.training import runs
+from app.services.training import run_inputs, runs
 from app.services.training.stages import base
 from app.services.training.stages.base import Failed, Outcome, Running, Succeeded
 from trainer.config import ConfigError, parse_run
@@ -63,7 +63,7 @@ def check_options(method: str, options: dict[str, Any], settings: base.RunSettin
     for name in placed:
         if name in options:
             raise InvalidInputError(f"options.{name} is filled in by the stage; leave it out.")
-    runs.require_splittable(method, settings.gpus or 1)
+    run_inputs.require_splittable(method, settings.gpus or 1)
     config = {
         "run_id": "0", "method": method, "model": "model", "options": {**options, **placed}, **settings.config()
     }  # fmt: skip
@@ -71,7 +71,7 @@ def check_options(method: str, options: dict[str, Any], settings: base.RunSettin
         checked = parse_run(config)
     except ConfigError as error:
         raise InvalidInputError(str(error)) from None
-    runs.require_shareable(checked, settings.gpus or 1)
+    run_inputs.require_shareable(checked, settings.gpus or 1)
 
 
 def start(session: Session, pipeline: Pipeline, stage: PipelineStage, spec: TrainingSpec, **more: Any) -> Outcome:

@@ -11,7 +11,7 @@ from run_builders import fake_model_folder, make_model, make_project, make_promp
 from sqlalchemy import text
 
 from app.db import transaction
-from app.services.training import registry, run_options, runs
+from app.services.training import registry, run_inputs, run_options, runs
 from trainer.config import METHODS, OPTIONS, Optim, dump_run, parse_run
 
 GIVEN = {"run_id": "r", "model": "org/model"}
@@ -88,9 +88,9 @@ def test_the_database_takes_every_method_of_the_trainer(database: str, redis_url
     for method in methods:
         with transaction() as session:
             session.execute(text("UPDATE runs SET method = :method WHERE id = :id"), {"method": method, "id": run.id})
-        assert method in runs.METHOD_NAMES
+        assert method in run_inputs.METHOD_NAMES
     assert set(registry.KINDS) >= methods - {"evaluate", "sample", "score"}
-    assert set(runs.LEARNS_FROM) >= set(runs.TRAINING_METHODS)
+    assert set(run_inputs.LEARNS_FROM) >= set(runs.TRAINING_METHODS)
 
 
 def test_a_batch_is_named_by_what_it_counts() -> None:
