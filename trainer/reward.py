@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from trainer import agreement, checkpoint, data, model_card, modeling, optim, report, reward_model
+from trainer import agreement, checkpoint, data, model_card, modeling, optim, report, reward_figures, reward_model
 from trainer.config import RANKING, ConfigError, RewardOptions, RunConfig, weights_of
 from trainer.device import setup
-from trainer.intervals import ratio_interval
 from trainer.layout import Layout
 from trainer.losses import davidson_loss, pairwise_reward_loss, plackett_luce_loss
 from trainer.rankings import Group, choice_tensors, deal_labelers, pair_tensors
@@ -130,25 +128,9 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     }
     if judged_by:
         scores = score_groups(model, held_out, layout)
-        by_ranking = [model.ranking(values) for values in scores]
         summary |= judge(model, held_out, scores, options)
-        summary |= describe(train, held_out, [values.mean(dim=1) for values in by_ranking], strangers, config.seed)
-        on_criteria = by_criterion(model, held_out, scores)
-        if on_criteria:
-            summary["accuracy_by_criterion"] = {name: hits.figures(config.seed) for name, hits in on_criteria.items()}
-        if model.size > 1:
-            summary["held_out_uncertainty"] = torch.cat(by_ranking).std(dim=1).mean().item()
-        low, high = cast("list[float]", summary["held_out_accuracy_interval"])
-        summary["headline"] = (
-            f"On {summary['held_out_pairs']} held-out pairs the reward model agrees with the labelers in "
-            f"{summary['held_out_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
-            f"judging by length alone agrees in {summary['length_only_accuracy']:.1%}"
-            + (
-                f", two labelers with one another in {summary['labelers_agree']:.1%}."
-                if "labelers_agree" in summary
-                else "."
-            )
-        )
+        summary |= reward_figures.describe(model, train, held_out, scores, strangers, config.seed)
+        summary["headline"] = reward_figures.headline(summary)
     demonstrations = run_dir / "data" / "demonstrations.jsonl"
     references = [
         data.encode(tokenizer, row.messages, [row.completion], config.max_length, truncation)
@@ -356,50 +338,10 @@ def judge(
         loss = step_loss(flat, groups, everything, step_weight, options, log_nu)
     found = figures(flat[:, 0].mean(dim=1), groups, step_weight)
     rate = agreement.hits(groups, [values.mean(dim=1) for values in by_ranking]).rate
-    on_criteria = by_criterion(model, groups, scores)
+    on_criteria = reward_figures.by_criterion(model, groups, scores)
     return {
         "held_out_loss": loss.item(),
         "held_out_accuracy": rate,
         "held_out_margin": found["margin"],
         **{f"held_out_accuracy_on_{name}": hits.rate for name, hits in on_criteria.items()},
     }
-
-
-def by_criterion(
-    model: RewardModel, groups: Sequence[Group], scores: Sequence[torch.Tensor]
-) -> dict[str, agreement.Hits]:
-    """Return how far each criterion's heads agree with what labelers said by it, where they told answers apart."""
-    found = {}
-    for place, name in enumerate(model.names[1:], start=1):
-        seen = [group.judged_on(name) for group in groups]
-        own = [values[:, place * model.size : (place + 1) * model.size].mean(dim=1) for values in scores]
-        hits = agreement.hits(seen, own)
-        if hits.counted:
-            found[name] = hits
-    return found
-
-
-def describe(
-    train: Sequence[Group],
-    held_out: Sequence[Group],
-    scores: Sequence[torch.Tensor],
-    strangers: AbstractSet[str],
-    seed: int,
-) -> dict[str, object]:
-    """Return what a person needs to judge the accuracy by: interval, calibration, baselines, by labeler and length."""
-    found: dict[str, object] = {
-        "held_out_accuracy_interval": list(ratio_interval(*agreement.hits(held_out, scores), seed=seed)),
-        "calibration_error": agreement.calibration_error(held_out, scores),
-        "length_only_accuracy": agreement.length_only(train, held_out),
-    }
-    people = agreement.between_labelers(held_out)
-    if people is not None:
-        found |= {"labelers_agree": people.rate, "labelers_agree_interval": list(ratio_interval(*people, seed=seed))}
-    if strangers:
-        kinds = agreement.by_acquaintance(held_out, scores, strangers)
-        found["accuracy_on_labelers"] = {name: hits.figures(seed) for name, hits in kinds.items()}
-    by_labeler = agreement.by_labeler(held_out, scores)
-    by_length = agreement.by_length(held_out, scores)
-    found["accuracy_by_labeler"] = {name: hits.figures(seed) for name, hits in by_labeler.items()}
-    found["accuracy_by_preferred_answer"] = {name: hits.figures(seed) for name, hits in by_length.items()}
-    return found
