@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -290,7 +289,7 @@ def test_killing_the_supervisor_leaves_no_orphans_and_the_next_start_recovers(st
 
 
 def test_processes_that_outlive_their_supervisor_are_ended_by_the_next_start(var):
-    with subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]) as orphan:
+    with subprocess.Popen(["sleep", "600"]) as orphan:
         folder.ProcessRecord(var).add("worker", orphan.pid)
         try:
             assert folder.ProcessRecord(var).end_left_over(seconds=0.3) == ["worker"]
@@ -353,19 +352,24 @@ def test_a_folder_nobody_can_be_let_into_is_one_sentence(tmp_path, monkeypatch):
 def test_several_first_starts_at_once_make_one_user_for_the_servers():
     name = f"plackett-{secrets.token_hex(4)}"
     program = (
-        "import sys, time; from app.embedded import identity; identity.SERVER_USER = sys.argv[1]; "
-        "time.sleep(max(0.0, float(sys.argv[2]) - time.time())); print(identity.server_user().pw_uid)"
+        "import sys; from app.embedded import identity; identity.SERVER_USER = sys.argv[1]; "
+        "print('ready', flush=True); sys.stdin.read(); print(identity.server_user().pw_uid)"
     )
-    together = str(time.time() + 3)
+    waiting, gate = os.pipe()
     starts = [
-        subprocess.Popen([sys.executable, "-c", program, name, together], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", program, name], stdin=waiting, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
+    os.close(waiting)
     try:
+        assert [start.stdout.readline() for start in starts] == ["ready\n"] * 4
+        os.close(gate)  # all four wait for its end, so that they go on at once
         numbers = {start.communicate(timeout=60)[0].strip() for start in starts}
         assert numbers == {str(pwd.getpwnam(name).pw_uid)}
         assert [user.pw_name for user in pwd.getpwall()].count(name) == 1
     finally:
+        for start in starts:
+            start.kill()
         subprocess.run(["userdel", name], check=True)
 
 
@@ -382,8 +386,9 @@ def test_the_model_server_is_found_with_its_key_and_is_started_again_when_it_die
         # The socket is the supervisor's: a request waits in it while the process starts, and while it is replaced.
         assert httpx.get(f"{address}/models", headers=headers, timeout=60).json()["data"] == []
         assert httpx.get(f"{address}/models", timeout=60).status_code == 401
-        os.kill(stack.processes["models"], signal.SIGKILL)
-        assert not stack.wait(0.5)
+        pid = stack.processes["models"]
+        os.kill(pid, signal.SIGKILL)
+        assert wait_for_end(pid)
         assert httpx.get(f"{address}/models", headers=headers, timeout=60).status_code == 200
         assert any("models stopped unexpectedly" in sentence for sentence in told)
 
