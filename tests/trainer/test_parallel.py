@@ -28,7 +28,7 @@ from builders import (
     timeless,
 )
 from safetensors.torch import load_file, save_file
-from test_ppo import ONE_STEP, actor_of, gradients, some_episodes
+from test_ppo_update import ONE_STEP, actor_of, gradients, some_episodes
 from transformers import PreTrainedModel
 
 from trainer import data, dpo, kto, modeling, parallel, reward, reward_model, sft, shards, spawn, tree
