@@ -1,40 +1,25 @@
-"""The resources of the REST API: lists by the page, single objects, writes, repeated requests, and edits."""
+"""The resources of the REST API: lists by the page, single objects, writes, and refusals."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import chat_world
 import pytest
 from browsers import Browser
-from fastapi import FastAPI
-from run_builders import (
-    fake_model_folder,
-    fill_project,
-    freeze,
-    make_model,
-    make_project,
-    make_user,
-    queue_training_run,
-)
-from sqlalchemy import func, select, text, update
+from resource_world import Call, Scene, caller, items, make_scene
+from sqlalchemy import func, select, text
 
 from app.api.runs import Method
 from app.db import transaction
-from app.models import AuditEvent, Completion, IdempotencyKey, Project, Prompt, Run, Task, User
+from app.models import AuditEvent, Prompt, Run, User
 from app.services.accounts import tokens
-from app.services.api import repeats
 from app.services.training import schedules
 from trainer.config import METHODS
 
-Call = Callable[..., Any]
 LISTS = (
     "prompts",
     "completions",
@@ -49,59 +34,14 @@ LISTS = (
 )
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A project with something of everything, another one, and a token that may do all in the first."""
-
-    project_id: UUID
-    other_id: UUID
-    token: str
-    everything: str
-    reader: str
-
-
 @pytest.fixture
 def scene(database: str, redis_url: str, tmp_path: Path) -> Scene:
-    with transaction() as session:
-        admin = make_user(session)
-        ada = make_user(session, "ada@example.org", "labeler")
-        made = []
-        for name in ("Kindness", "Honesty"):
-            project = make_project(session, admin, name)
-            model = make_model(session, project, admin, fake_model_folder(tmp_path / "model"))
-            make_model(session, project, admin, model.uri, "tuned")
-            make_model(session, project, admin, model.uri, "judge", kind="reward")
-            fill_project(session, project, [ada, admin], [f"Is it {n}?" for n in range(5)])
-            made.append((project, model))
-    with transaction() as session:
-        for project, model in made:
-            for _ in range(2):
-                queue_training_run(session, project, admin, model, freeze(session, project, admin))
-        project, other = made[0][0], made[1][0]
-        scopes = list(tokens.SCOPES)
-        _, token = tokens.create(session, admin, name="all", scopes=scopes, project_id=project.id, days=1)
-        _, everything = tokens.create(session, admin, name="every", scopes=scopes, project_id=None, days=1)
-        _, reader = tokens.create(session, admin, name="read", scopes=["export:read"], project_id=project.id, days=1)
-    return Scene(project.id, other.id, token, everything, reader)
+    return make_scene(tmp_path)
 
 
 @pytest.fixture
-def call(scene: Scene, app: FastAPI, client: Browser) -> Call:
-    """`call("GET", "/projects", json=…, key=…)` with the token of the scene's project."""
-
-    def request(method: str, path: str, *, token: str = "", key: str | None = None, **options: Any) -> Any:
-        headers = {"Authorization": f"Bearer {token or scene.token}"} | options.pop("headers", {})
-        if key is not None:
-            headers["Idempotency-Key"] = key
-        return client.request(method, f"/api/v1{path}", headers=headers, **options)
-
-    return request
-
-
-def items(call: Call, path: str, **query: Any) -> list[dict[str, Any]]:
-    answer = call("GET", path, params=query)
-    assert answer.status_code == 200, answer.text
-    return list(answer.json()["items"])
+def call(scene: Scene, client: Browser) -> Call:
+    return caller(client, scene)
 
 
 def test_every_list_pages_to_the_end_in_both_orders_and_each_item_can_be_read(
@@ -363,93 +303,6 @@ def test_a_schedule_is_made_paused_and_its_round_seen_and_cancelled(scene: Scene
 def test_every_method_that_people_start_can_be_queued() -> None:
     # Answers are scored by a stage of a round; what works by a constitution is run by hand.
     assert set(METHODS) - {"score", "revise", "feedback"} == set(get_args(Method))
-
-
-def test_the_same_request_with_the_same_key_is_done_once(scene: Scene, call: Call) -> None:
-    path = f"/projects/{scene.project_id}/prompts"
-    body = {"prompts": [{"messages": [{"role": "user", "content": "Once?"}], "completions": [{"text": "Yes."}]}]}
-    first = call("POST", path, json=body, key="k-1")
-    again = call("POST", path, json=body, key="k-1")
-    assert (first.status_code, again.status_code) == (201, 201)
-    assert first.content == again.content
-    assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
-    with transaction() as session:
-        assert session.scalar(select(func.count()).where(Completion.text == "Yes.")) == 1
-    # Without a key it is another request, with another key too; another token has keys of its own.
-    assert call("POST", path, json=body).json() != first.json()
-    assert call("POST", path, json=body, key="k-2").json() != first.json()
-    assert call("POST", path, json=body, key="k-1", token=scene.everything).json() != first.json()
-    changed = call("POST", path, json={"prompts": [{"messages": [{"role": "user", "content": "Twice?"}]}]}, key="k-1")
-    assert changed.status_code == 422
-    assert "used for another request" in changed.json()["detail"]
-    assert (
-        call("POST", f"/projects/{scene.project_id}/tasks/open", json={"kind": "ranking"}, key="k-1").status_code == 422
-    )
-    for bad in ("", "with space", "x" * 201):
-        assert call("POST", path, json=body, key=bad).status_code == 422
-
-
-def test_a_replay_keeps_its_headers_and_a_refused_request_leaves_its_key_free(scene: Scene, call: Call) -> None:
-    prompt = items(call, f"/projects/{scene.project_id}/prompts")[0]["id"]
-    path = f"/prompts/{prompt}/completions"
-    assert call("POST", path, json={"text": ""}, key="k").status_code == 422
-    first, again = (call("POST", path, json={"text": "So."}, key="k") for _ in "ab")
-    assert first.status_code == again.status_code == 201
-    assert first.headers["location"] == again.headers["location"]
-    with transaction() as session:
-        session.execute(update(IdempotencyKey).values(expires_at=func.clock_timestamp()))
-    later = call("POST", path, json={"text": "So."}, key="k")
-    assert later.json()["id"] != first.json()["id"]
-    with transaction() as session:
-        session.execute(update(IdempotencyKey).values(expires_at=func.clock_timestamp()))
-        repeats.forget_old(session)
-        assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 0
-
-
-def test_one_key_sent_many_times_at_once_is_one_change(scene: Scene, app: FastAPI) -> None:
-    body = {"prompts": [{"messages": [{"role": "user", "content": "At once?"}], "completions": [{"text": "Now."}]}]}
-    together = Barrier(6)
-
-    def send(_: int) -> Any:
-        with Browser(app) as browser:
-            together.wait()
-            return browser.post(
-                f"/api/v1/projects/{scene.project_id}/prompts",
-                json=body,
-                headers={"Authorization": f"Bearer {scene.token}", "Idempotency-Key": "same"},
-            )
-
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(send, range(6)))
-    done = [answer for answer in answers if answer.status_code == 201]
-    assert {answer.status_code for answer in answers} <= {201, 409}
-    assert len({answer.content for answer in done}) == 1
-    with transaction() as session:
-        assert session.scalar(select(func.count()).where(Completion.text == "Now.")) == 1
-
-
-def test_an_edit_says_what_it_is_an_edit_of(scene: Scene, call: Call) -> None:
-    task = items(call, f"/projects/{scene.project_id}/tasks", kind="ranking")[0]
-    path = f"/tasks/{task['id']}"
-    read = call("GET", path).headers["etag"]
-    assert call("PATCH", path, json={"priority": 5}).status_code == 428
-    assert call("PATCH", path, json={"priority": 5}, headers={"If-Match": '"other"'}).status_code == 412
-    assert call("PATCH", path, json={"priority": 5}, headers={"If-Match": f"W/{read}"}).status_code == 412
-    changed = call("PATCH", path, json={"priority": 5}, headers={"If-Match": f'"other", {read}'})
-    assert (changed.status_code, changed.json()["priority"]) == (200, 5)
-    assert changed.headers["etag"] == call("GET", path).headers["etag"] != read
-    assert call("PATCH", path, json={"state": "closed"}, headers={"If-Match": read}).status_code == 412
-    closed = call("PATCH", path, json={"state": "closed"}, headers={"If-Match": "*"})
-    assert closed.json()["state"] == "closed"
-    for body in ({}, {"priority": 1001}, {"overlap": 0}, {"state": "draft"}, {"done": 3}, {"purpose": "gold"}):
-        assert call("PATCH", path, json=body, headers={"If-Match": "*"}).status_code == 422, body
-    project = f"/projects/{scene.project_id}"
-    etag = call("GET", project).headers["etag"]
-    assert call("PATCH", project, json={"state": "paused"}, headers={"If-Match": etag}).json()["state"] == "paused"
-    assert call("PATCH", project, json={"state": "open"}, headers={"If-Match": etag}).status_code == 412
-    with transaction() as session:
-        assert session.get_one(Project, scene.project_id).state == "paused"
-        assert session.get_one(Task, UUID(task["id"])).priority == 5
 
 
 def test_every_refusal_is_a_problem_document(scene: Scene, call: Call, client: Browser) -> None:
