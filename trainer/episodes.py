@@ -7,8 +7,10 @@ decides an iteration (prompts, noise, minibatches) is a function of the seed and
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import random
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -84,10 +86,15 @@ def turn(count: int, size: int, number: int, seed: int, name: str) -> list[int]:
     order: list[int] = []
     first = (number - 1) * size
     for one_pass in range(first // count, (first + size - 1) // count + 1):
-        shuffled = list(range(count))
-        random.Random(f"{seed}/{name}/{one_pass}").shuffle(shuffled)
-        order += shuffled
+        order += _shuffled(count, f"{seed}/{name}/{one_pass}")
     return order[first % count :][:size]
+
+
+@functools.lru_cache(maxsize=4)  # turn after turn is of the same pass or two, and there may be a million things
+def _shuffled(count: int, seed: str) -> Sequence[int]:
+    order = array("q", range(count))
+    random.Random(seed).shuffle(order)
+    return order
 
 
 def roll_out(

@@ -14,7 +14,7 @@ uninterrupted one bit for bit on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -29,8 +29,9 @@ from trainer.device import Device, setup
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.judges import Judge
 from trainer.layout import Layout
-from trainer.records import EXIT_DONE, EXIT_STOPPED, read_prompts
+from trainer.records import EXIT_DONE, EXIT_STOPPED
 from trainer.stop import StopSignal
+from trainer.stored import StoredPrompts
 from trainer.tree import Tree
 
 
@@ -46,12 +47,12 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     options = cast("PpoOptions", config.options)
 
     # 1. The data, before anything slow.
-    prompts = [prompt for prompt in read_prompts(run_dir / "data" / "prompts.jsonl") if prompt.split == "train"]
-    if not prompts:
+    prompts = StoredPrompts(run_dir / "data" / "prompts.jsonl", "train")
+    if not len(prompts):
         raise ConfigError("data/prompts.jsonl has no prompt in the train split; PPO needs prompts to answer.")
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
-    rollout.encode_prompts(tokenizer, prompts, options.sampling, config.max_length)
+    rollout.check_prompts(tokenizer, prompts, options.sampling, config.max_length)
     texts = ptx.read(run_dir, tokenizer, config.max_length) if options.ptx_coefficient else []
 
     # 2. The models, and where an earlier attempt left them.
@@ -168,7 +169,7 @@ def update(
     epochs: list[list[list[int]]],
     iteration: int,
     kl_coefficient: float,
-    texts: list[Tree],
+    texts: Sequence[Tree],
     config: RunConfig,
     layout: Layout,
 ) -> dict[str, float | str]:
@@ -176,7 +177,7 @@ def update(
     options = cast("PpoOptions", config.options)
 
     def gradients(minibatch: list[int], step: int) -> dict[str, float]:
-        numbers = episodes.turn(len(texts), options.ptx_batch_size, step, config.seed, "ptx") if texts else []
+        numbers = episodes.turn(len(texts), options.ptx_batch_size, step, config.seed, "ptx") if len(texts) else []
         mix = [texts[number] for number in numbers]
         return backward(actor, rolled, measures, targets, minibatch, mix, kl_coefficient, options, layout)
 

@@ -16,21 +16,28 @@ from trainer import data, modeling
 from trainer.config import ConfigError
 from trainer.layout import Layout
 from trainer.losses import sft_loss
-from trainer.records import read_demonstrations
+from trainer.records import Demonstration
+from trainer.stored import StoredDemonstrations
 from trainer.tree import Tree
 
 
-def read(run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Tree]:
-    """Return the demonstrations to train on as trees; raise `ConfigError` where there are none."""
+def read(run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Sequence[Tree]:
+    """Return the demonstrations to train on, made to trees as they are asked for.
+
+    Raises `ConfigError` where there are none.
+    """
     path = run_dir / "data" / "demonstrations.jsonl"
-    rows = [row for row in (read_demonstrations(path) if path.exists() else []) if row.split == "train"]
-    if not rows:
+
+    def as_tree(row: Demonstration, cuts: data.Truncation) -> Tree:
+        return data.encode(tokenizer, row.messages, [row.completion], max_length, cuts)
+
+    texts = StoredDemonstrations(path, "train", as_tree, data.Truncation()) if path.exists() else []
+    if not len(texts):
         raise ConfigError(
             "options.ptx_coefficient is above 0, but data/demonstrations.jsonl has no demonstration in the train split "
             "to mix in; add some or set it to 0."
         )
-    cuts = data.Truncation()
-    return [data.encode(tokenizer, row.messages, [row.completion], max_length, cuts) for row in rows]
+    return texts
 
 
 def backward(model: PreTrainedModel, texts: Sequence[Tree], coefficient: float, layout: Layout) -> float:

@@ -205,9 +205,21 @@ def _scan_jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read `prompts.jsonl`."""
-    return [
-        Prompt(_text(row, "id", path, n), _messages(row, path, n), _split(row, path, n)) for n, row in read_jsonl(path)
-    ]
+    return [row for _, row in scan_prompts(path)]
+
+
+def scan_prompts(path: Path) -> Iterator[tuple[int, Prompt]]:
+    """Yield what `read_prompts` reads, a line at a time, each with the byte at which its line begins."""
+    return ((offset, _prompt(row, path, n)) for n, offset, row in _scan_jsonl(path))
+
+
+def prompt_at(path: Path, offset: int) -> Prompt:
+    """Return the prompt whose line begins at this byte, as `scan_prompts` has told."""
+    return _prompt(_line_at(path, offset), path, 0)
+
+
+def _prompt(row: dict[str, Any], path: Path, n: int) -> Prompt:
+    return Prompt(_text(row, "id", path, n), _messages(row, path, n), _split(row, path, n))
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:

@@ -26,8 +26,9 @@ from trainer.course import Clock, Course
 from trainer.device import setup
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.layout import Layout
-from trainer.records import EXIT_DONE, EXIT_STOPPED, read_prompts
+from trainer.records import EXIT_DONE, EXIT_STOPPED
 from trainer.stop import StopSignal
+from trainer.stored import StoredPrompts
 
 ALIKE = 1e-6  # advantages below are rounding: the group's rewards are all one, and teach nothing
 
@@ -37,12 +38,12 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     options = cast("RlooOptions", config.options)
 
     # 1. The prompts, before anything slow.
-    prompts = [prompt for prompt in read_prompts(run_dir / "data" / "prompts.jsonl") if prompt.split == "train"]
-    if not prompts:
+    prompts = StoredPrompts(run_dir / "data" / "prompts.jsonl", "train")
+    if not len(prompts):
         raise ConfigError("data/prompts.jsonl has no prompt in the train split; RLOO needs prompts to answer.")
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
-    rollout.encode_prompts(tokenizer, prompts, options.sampling, config.max_length)
+    rollout.check_prompts(tokenizer, prompts, options.sampling, config.max_length)
 
     # 2. The models, and where an earlier attempt left them.
     jury = judges.load_judges(options, device)

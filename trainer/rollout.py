@@ -8,7 +8,7 @@ to a place in a batch; so a seed gives the same answers however they are batched
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -49,14 +49,26 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], sampling: Sampling, max_length: int
 ) -> list[list[int]]:
     """Return the ids of each prompt; raise `ConfigError` on one that leaves no room for `max_new_tokens`."""
-    encoded = [prompt_ids(tokenizer, prompt.messages) for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if len(ids) + sampling.max_new_tokens > max_length:
-            raise ConfigError(
-                f"Prompt {prompt.id} has {len(ids)} tokens; with sampling.max_new_tokens {sampling.max_new_tokens} "
-                f"that is more than max_length {max_length}. Raise max_length or leave the prompt out."
-            )
-    return encoded
+    return [encode_prompt(tokenizer, prompt, sampling, max_length) for prompt in prompts]
+
+
+def check_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], sampling: Sampling, max_length: int
+) -> None:
+    """Raise `ConfigError` on the first prompt that leaves no room for `max_new_tokens`; no ids are kept."""
+    for prompt in prompts:
+        encode_prompt(tokenizer, prompt, sampling, max_length)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, sampling: Sampling, max_length: int) -> list[int]:
+    """Return the ids of a prompt; raise `ConfigError` where it leaves no room for `max_new_tokens`."""
+    ids = prompt_ids(tokenizer, prompt.messages)
+    if len(ids) + sampling.max_new_tokens > max_length:
+        raise ConfigError(
+            f"Prompt {prompt.id} has {len(ids)} tokens; with sampling.max_new_tokens {sampling.max_new_tokens} "
+            f"that is more than max_length {max_length}. Raise max_length or leave the prompt out."
+        )
+    return ids
 
 
 def noise(seed: int, names: Sequence[str], length: int) -> torch.Tensor:

@@ -56,7 +56,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     batches = plan(prompts, policies, options, config.seed)
     path = run_dir / "samples.jsonl"
     for policy in policies:
-        rollout.encode_prompts(modeling.load_tokenizer(policy.model), prompts, options.sampling, config.max_length)
+        rollout.check_prompts(modeling.load_tokenizer(policy.model), prompts, options.sampling, config.max_length)
     start = keep_whole_batches(path, prompts, policies, batches)
     counts = list(accumulate((len(batch) for batch in batches), initial=0))
     checkpoint.cut_metrics(run_dir, counts[start] // options.samples_per_prompt)

@@ -1,4 +1,4 @@
-"""Comparisons and demonstrations, read and encoded when they are asked for: memory holds where their lines begin.
+"""Prompts, comparisons and demonstrations, read and encoded when they are asked for: memory holds where lines begin.
 
 So what a run holds does not grow with what has been collected but for about thirty bytes a ranking.
 """
@@ -18,11 +18,14 @@ from trainer.rankings import Group, make_group, named
 from trainer.records import (
     Comparison,
     Demonstration,
+    Prompt,
     canonical,
     comparison_at,
     demonstration_at,
+    prompt_at,
     scan_comparisons,
     scan_demonstrations,
+    scan_prompts,
 )
 from trainer.tree import Tree
 
@@ -98,6 +101,14 @@ class Made(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return (self._make(number) for number in range(self._count))
+
+
+class StoredPrompts(Made[Prompt]):
+    """The prompts of one split."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        offsets = array("q", (offset for offset, row in scan_prompts(path) if row.split == split))
+        super().__init__(len(offsets), lambda number: prompt_at(path, offsets[number]))
 
 
 class Encoded(Made[T]):

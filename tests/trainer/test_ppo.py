@@ -113,7 +113,7 @@ def test_a_mix_of_demonstrations_keeps_the_policy_from_unlearning_them(make_run:
         texts = ptx.read(run_dir, modeling.load_tokenizer(str(run_dir / "final")), 64)
         assert len(texts) == 6
         with torch.no_grad():
-            logps = modeling.completion_logps(policy, tree.collate(texts, CPU.device, "packed"))
+            logps = modeling.completion_logps(policy, tree.collate(list(texts), CPU.device, "packed"))
         kept.append(-logps.mean().item())
     assert "ptx_loss" not in read_lines(run_dir.parent / "plain" / "metrics.jsonl")[0]
     losses_seen = [row["ptx_loss"] for row in read_lines(run_dir / "metrics.jsonl")]

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from builders import build_tokenizer, some_comparisons, some_demonstrations
+from builders import ask, build_tokenizer, some_comparisons, some_demonstrations
 
 from trainer.data import Truncation, encode
 from trainer.rankings import group_comparisons
-from trainer.records import Comparison, Demonstration, RecordError, write_jsonl
-from trainer.stored import Index, StoredDemonstrations, StoredGroups
+from trainer.records import Comparison, Demonstration, Prompt, RecordError, write_jsonl
+from trainer.stored import Index, StoredDemonstrations, StoredGroups, StoredPrompts
 from trainer.tree import Tree
 
 TOKENIZER = build_tokenizer()
@@ -85,6 +85,17 @@ def test_demonstrations_of_a_split_are_those_held_in_memory_with_their_weights(t
     assert list(found) == list(found) == [encoded(row, Truncation()) for row in wanted]
     assert list(found.weights) == [row.weight for row in wanted]
     assert cuts.prompts == len(found) > 2  # each counts once
+
+
+def test_prompts_of_a_split_are_those_held_in_memory(tmp_path: Path) -> None:
+    rows = [Prompt(f"p{n}", ask(f"what is {n}, é?"), "train" if n % 3 else "held_out") for n in range(8)]
+    write_jsonl(tmp_path / "prompts.jsonl", list(rows))
+    found = StoredPrompts(tmp_path / "prompts.jsonl", "train")
+    assert list(found) == [found[n] for n in range(len(found))] == [row for row in rows if row.split == "train"]
+    with (tmp_path / "prompts.jsonl").open("ab") as file:
+        file.write(b'{"id": "x", "messages": []}\n')
+    with pytest.raises(RecordError, match=r"prompts\.jsonl line 9: messages must be"):
+        StoredPrompts(tmp_path / "prompts.jsonl", "train")
 
 
 def test_an_index_of_ties_alone_knows_that_it_has_no_pairs(path: Path) -> None:
