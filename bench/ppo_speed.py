@@ -1,8 +1,9 @@
 """PPO's speed and memory: ours beside TRL 1.12, the last one that has PPO, on equal batches, epochs and lengths.
 
 A random Llama of 4 layers and width 256 over 4,096 words, in float32, as policy, reference, reward model and (TRL's)
-value model; prompts of 128 tokens, answers of 64. Every run is a process of its own, so that its peak memory is its
-own; CPU seconds and tokens are of training alone, after the models are loaded.
+value model; prompts of 128 tokens and answers of 64, or of many lengths up to these. A forward in training holds
+equally many answers on both sides. Every run is a process of its own, so that its peak memory is its own; CPU seconds
+and tokens are of training alone, after the models are loaded.
 """
 
 from __future__ import annotations
@@ -30,23 +31,39 @@ from trainer.records import Message, Prompt
 
 PEER = "trl==1.12.0"
 WORDS, PROMPT, ANSWER = 4096, 128, 64
-EPISODES, ITERATIONS, EPOCHS, FORWARD, ROUNDS = 32, 1, 4, 8, 2
+EPISODES, ITERATIONS, EPOCHS, ROUNDS = 32, 1, 4, 2
 RATE, RANK = 1e-5, 16
+SHORTEST = 32  # of prompts of many lengths, which are spread evenly up to PROMPT
+END_LOGIT = 5.0
+"""What the end token has above the others where answers are of many lengths: it comes once in some 30 tokens."""
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 class Case(NamedTuple):
-    """What is raced: how many answers a prompt gets, and whether adapters are trained instead of all weights."""
+    """What is raced: `answers` of each prompt, and `forward` answers in one forward of training on both sides.
+
+    Adapters may be trained instead of all weights; prompts and answers may be of many lengths instead of one.
+    """
 
     title: str
     answers: int
-    lora: bool
+    forward: int
+    lora: bool = False
+    many_lengths: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The folder of its models."""
+        return "many" if self.many_lengths else "one"
 
 
 CASES = (
-    Case("all weights, one answer a prompt", 1, lora=False),
-    Case("all weights, four answers a prompt", 4, lora=False),
-    Case("LoRA, four answers a prompt", 4, lora=True),
+    Case("all weights, one answer a prompt", 1, 8),
+    Case("all weights, one answer a prompt, forwards of four answers", 1, 4),
+    Case("all weights, four answers a prompt", 4, 8),
+    Case("LoRA, four answers a prompt", 4, 8, lora=True),
+    Case("all weights, one answer a prompt, many lengths", 1, 8, many_lengths=True),
+    Case("all weights, four answers a prompt, many lengths", 4, 8, many_lengths=True),
 )
 
 
@@ -68,8 +85,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_models(folder: Path) -> None:
-    """Write the policy to `policy` and the reward model to `reward`."""
+def write_models(folder: Path, *, many_lengths: bool) -> None:
+    """Write the policy to `policy` and the reward model to `reward`.
+
+    For answers of many lengths every token carries a constant, which the output layer reads for the end token alone.
+    """
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -83,9 +103,15 @@ def write_models(folder: Path) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not many_lengths,
     )
-    LlamaForCausalLM(config).save_pretrained(folder / "policy")
+    policy = LlamaForCausalLM(config)
+    if many_lengths:
+        with torch.no_grad():
+            policy.model.embed_tokens.weight[:, 0] = 1.0
+            found = policy.model(torch.arange(len(tokenizer))[None, :PROMPT]).last_hidden_state[0, :, 0].mean()
+            policy.lm_head.weight[tokenizer.eos_token_id, 0] = END_LOGIT / found
+    policy.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     config.num_labels = 1
     judge = reward_model.RewardModel(LlamaForSequenceClassification(config).eval(), tokenizer)
@@ -96,7 +122,10 @@ def prompts_of(case: Case) -> list[str]:
     """Return the prompts of all iterations."""
     draw = random.Random(0)
     count = ITERATIONS * EPISODES // case.answers
-    return [" ".join(f"w{draw.randrange(WORDS - 3)}" for _ in range(PROMPT)) for _ in range(count)]
+    shortest = SHORTEST if case.many_lengths else PROMPT
+    lengths = [shortest + (PROMPT - shortest) * n // max(1, count - 1) for n in range(count)]
+    draw.shuffle(lengths)
+    return [" ".join(f"w{draw.randrange(WORDS - 3)}" for _ in range(length)) for length in lengths]
 
 
 # The two sides
@@ -104,6 +133,10 @@ def prompts_of(case: Case) -> list[str]:
 
 def ours(folder: Path, case: Case) -> dict[str, float]:
     """Train with Plackett's PPO and return what it took."""
+    prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]
+    count = EPISODES // case.answers
+    words = sum(len(prompt.messages[0].content.split()) for prompt in prompts) // len(prompts)
+    usual = ANSWER // 2 if case.many_lengths else ANSWER
     given = {
         "reward_model": str(folder / "reward"),
         "iterations": ITERATIONS,
@@ -111,7 +144,11 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
         "ppo_epochs": EPOCHS,
         "minibatches": 1,
         "sampling": {"max_new_tokens": ANSWER, "temperature": 1.0, "batch_size": EPISODES},
-        "optim": {"learning_rate": RATE, "batch_size": EPISODES, "tokens_per_forward": FORWARD * (PROMPT + ANSWER)},
+        "optim": {
+            "learning_rate": RATE,
+            "batch_size": EPISODES,
+            "tokens_per_forward": case.forward * (words // case.answers + usual),
+        },
     }
     run = {"run_id": "bench", "method": "ppo", "model": str(folder / "policy"), "precision": "float32", "device": "cpu"}
     config: RunConfig = parse_run(run | {"options": given, "lora": {"rank": RANK} if case.lora else None})
@@ -123,8 +160,6 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     answerer = sampler.load_sampler(folder, config, actor.policy, tokenizer, device)
     optimizers = {name: optim.build(module.parameters(), options.optim) for name, module in actor.modules().items()}
-    prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]
-    count = EPISODES // case.answers
 
     def train() -> None:
         for iteration in range(1, ITERATIONS + 1):
@@ -160,14 +195,15 @@ def peer(folder: Path, case: Case) -> dict[str, float]:
     frozen = None if case.lora else copy.deepcopy(policy)
     settings = PPOConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=FORWARD,
-        gradient_accumulation_steps=EPISODES // FORWARD,
+        per_device_train_batch_size=case.forward,
+        gradient_accumulation_steps=EPISODES // case.forward,
         num_mini_batches=1,
         num_ppo_epochs=EPOCHS,
         total_episodes=ITERATIONS * EPISODES,
         local_rollout_forward_batch_size=EPISODES,
         response_length=ANSWER,
         temperature=1.0,
+        stop_token="eos" if case.many_lengths else None,
         learning_rate=RATE,
         num_sample_generations=0,
         missing_eos_penalty=1.0,
@@ -203,8 +239,9 @@ def child(side: str, number: str, folder: str) -> None:
     """Run one side once and print what it took; memory is what came on top of the imports."""
     if side == "peer":
         import trl.experimental.ppo  # noqa: F401  # before memory is first looked at
+    case = CASES[int(number)]
     before = race.resident_mb()
-    found = {"ours": ours, "peer": peer}[side](Path(folder), CASES[int(number)])
+    found = {"ours": ours, "peer": peer}[side](Path(folder) / case.folder, case)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(found | {"memory": peak - before}))
 
@@ -213,7 +250,9 @@ def run() -> None:
     """Race every case, each side in processes of its own, in turns."""
     race.only_in_peer_environment()
     with tempfile.TemporaryDirectory() as folder:
-        write_models(Path(folder))
+        for case in CASES:
+            if not (Path(folder) / case.folder).exists():
+                write_models(Path(folder) / case.folder, many_lengths=case.many_lengths)
         for number, case in enumerate(CASES):
             laps: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
             for _ in range(ROUNDS):
