@@ -1,7 +1,7 @@
 """Run the measurements and print what came out, one line each.
 
 python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [reward_speed] [dpo_speed] [sft_speed]
-                [ppo-speed] [growth] [demo-steps]
+                [ppo-speed] [parity] [growth] [demo-steps]
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [label-studio [COMPARISONS]]
                 [hostile-files] [active-selection]
@@ -28,6 +28,7 @@ from bench import (
     labelers,
     next_task,
     page,
+    parity,
     ppo_speed,
     processes,
     quality,
@@ -51,6 +52,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "dpo_speed": dpo_speed.main,
     "sft_speed": sft_speed.main,
     "ppo-speed": ppo_speed.main,
+    "parity": parity.main,
     "growth": growth.main,
     "demo-steps": demo_steps.main,
     "gpu": gpu.main,
