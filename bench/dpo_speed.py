@@ -122,6 +122,13 @@ def groups_of(tokenizer: Any) -> list[Group]:
     return groups
 
 
+def least_work(folder: str) -> float:
+    """Return the operations that one pass over the pairs takes at least, the reference known before."""
+    model = modeling.load_policy(folder, torch.float32, torch.device("cpu"))
+    trees = [group.tree for group in groups_of(modeling.load_tokenizer(folder))]
+    return race.floor(model.base_model, model.lm_head, trees)
+
+
 def lap(side: str, folder: str) -> race.Lap:
     """Load the model and train it on one side."""
     tokenizer = modeling.load_tokenizer(folder)
@@ -148,6 +155,7 @@ def run(folder: str) -> None:
         ROUNDS,
         "pairs",
         PAIRS,
+        least_work(folder),
     )
 
 

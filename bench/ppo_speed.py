@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from trainer import episodes, judges, modeling, optim, ppo, reward_model, sample
 from trainer.config import Lora, PpoOptions, RunConfig, parse_run
 from trainer.device import setup
 from trainer.records import Message, Prompt
+from trainer.tree import Tree
 
 PEER = "trl==1.12.0"
 WORDS, PROMPT, ANSWER = 4096, 128, 64
@@ -135,6 +137,7 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
     """Train with Plackett's PPO and return what it took."""
     prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]
     count = EPISODES // case.answers
+    trees: list[Tree] = []
     words = sum(len(prompt.messages[0].content.split()) for prompt in prompts) // len(prompts)
     usual = ANSWER // 2 if case.many_lengths else ANSWER
     given = {
@@ -166,6 +169,7 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
             answerer.load(actor.policy, iteration)
             chosen = prompts[(iteration - 1) * count : iteration * count]
             rolled = episodes.roll_out(answerer, tokenizer, jury, chosen, config, iteration, device)
+            trees.extend(rolled.trees)
             epochs = [episodes.minibatches(count, 1, 0, iteration, epoch) for epoch in range(EPOCHS)]
             measures = episodes.measure(actor, rolled, epochs[0], options, layout)
             rewards = ppo.rewards_of(rolled, measures, rolled.objective(1.0), options.kl_coefficient, options)
@@ -175,7 +179,8 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
     trunks = [modeling.core(actor.policy).base_model, jury[0].model.trunk]
     trunks += [] if actor.frozen is None else [actor.frozen.base_model]
     copied = getattr(answerer, "_copy", None)  # no public name
-    return took(train, *trunks, *([] if copied is None else [copied.base_model]))
+    found = took(train, *trunks, *([] if copied is None else [copied.base_model]))
+    return found | {"work": least_work(folder, trees, case)}
 
 
 def peer(folder: Path, case: Case) -> dict[str, float]:
@@ -227,12 +232,25 @@ def peer(folder: Path, case: Case) -> dict[str, float]:
     return took(trainer.train, *trunks, *([] if frozen is None else [frozen.base_model]))
 
 
+def least_work(folder: Path, trees: Sequence[Tree], case: Case) -> float:
+    """Return the operations that these answers take at least, with a value head on the policy.
+
+    Sampling, the reference and the reward model read them once, and every epoch goes forwards and backwards; adapters
+    spare the gradients of the weights. What the policy says of them before the first step is known from sampling.
+    """
+    model = modeling.load_policy(str(folder / "policy"), torch.float32, torch.device("cpu"))
+    read, judged = (race.floor(model.model, head, trees) / 3 for head in (model.lm_head, None))
+    return 2 * read + judged + EPOCHS * (2 if case.lora else 3) * read
+
+
 def took(train: Any, *trunks: torch.nn.Module) -> dict[str, float]:
-    """Train, and return CPU seconds and token positions forwarded through all trunks."""
+    """Train, and return CPU seconds, token positions forwarded through all trunks, and the process's peak in MiB."""
     with race.counting(*trunks) as counts:
         started = time.process_time()
         train()
-        return {"cpu": time.process_time() - started, "tokens": sum(counts)}
+        seconds = time.process_time() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"cpu": seconds, "tokens": sum(counts), "peak": peak}
 
 
 def child(side: str, number: str, folder: str) -> None:
@@ -242,8 +260,8 @@ def child(side: str, number: str, folder: str) -> None:
     case = CASES[int(number)]
     before = race.resident_mb()
     found = {"ours": ours, "peer": peer}[side](Path(folder) / case.folder, case)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(found | {"memory": peak - before}))
+    more = {"memory": found.pop("peak") - before, "speed": race.product_speed()}
+    print(json.dumps(found | more))
 
 
 def run() -> None:
@@ -275,10 +293,12 @@ def report(case: Case, mine: list[dict[str, float]], theirs: list[dict[str, floa
     pairs = sorted(b["cpu"] / a["cpu"] for a, b in zip(mine, theirs, strict=True))
     memory, peak = least(mine, "memory"), least(theirs, "memory")
     tokens, others = mine[0]["tokens"], theirs[0]["tokens"]
+    speed = max(lap["speed"] for lap in (*mine, *theirs))
     print(
         f"ppo_speed, {case.title}: {count} episodes, {EPOCHS} epochs, {ROUNDS} rounds; tokens {tokens:.0f} against "
         f"{others:.0f} ({others / tokens:.1f} times fewer); episodes a CPU second {count / own:.2f} against "
-        f"{count / other:.2f} ({other / own:.1f} times, in the rounds {pairs[0]:.1f} to {pairs[-1]:.1f}); peak memory "
+        f"{count / other:.2f} ({other / own:.1f} times, in the rounds {pairs[0]:.1f} to {pairs[-1]:.1f}); "
+        f"{race.above_floor(mine[0]['work'], speed, own, other)}; peak memory "
         f"{memory:.0f} MiB against {peak:.0f} ({memory / peak:.0%})",
         flush=True,
     )

@@ -7,12 +7,13 @@ our own packages in sight, so that both run on the same torch and transformers. 
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import peers
+from trainer import flops
+from trainer.tree import Tree
 
 ROOT = peers.ROOT
 TRL = "trl==1.16.0"
@@ -150,12 +153,38 @@ def timed_peer(trunk: torch.nn.Module, trainer: Any) -> Lap:
     return timed(trunk, train)
 
 
-def race(title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: int, unit: str, count: int) -> None:
-    """Run both in turns and print one line; the least of the CPU times counts, since other work only adds to them."""
+def floor(model: Any, head: Any, trees: Sequence[Tree]) -> float:
+    """Return the operations that training on these trees takes at least, each prompt read once.
+
+    `model` is a transformers model without its head; `head` is the output layer over the vocabulary, or None.
+    """
+    return flops.work_of(model, model.config, head).flops(flops.load_of(trees, shared=True))
+
+
+def product_speed() -> float:
+    """Return the operations a second of a large matrix product on one core, the best of some."""
+    size, best = 1024, math.inf
+    one, other, found = (torch.rand(size, size) for _ in range(3))
+    for _ in range(8):
+        started = time.process_time()
+        torch.mm(one, other, out=found)
+        best = min(best, time.process_time() - started)
+    return 2 * size**3 / best
+
+
+def race(
+    title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: int, unit: str, count: int, work: float
+) -> None:
+    """Run both in turns and print one line; the least of the CPU times counts, since other work only adds to them.
+
+    `work` is the `floor` of the whole run; what either takes is held against the time that it would take as products.
+    """
+    speed = product_speed()
     laps: dict[str, list[Lap]] = {"ours": [], "peer": []}
     for number in range(1, rounds + 1):
         for name, run in (("ours", ours), ("peer", peer)):
             laps[name].append(run())
+            speed = max(speed, product_speed())
             print(
                 f"  round {number}, {name}: {laps[name][-1].cpu_seconds:.1f} CPU seconds", file=sys.stderr, flush=True
             )
@@ -171,9 +200,19 @@ def race(title: str, ours: Callable[[], Lap], peer: Callable[[], Lap], rounds: i
         f"{title}: tokens {mine.tokens} against {theirs.tokens} ({theirs.tokens / mine.tokens:.1f} times fewer); "
         f"{unit} a CPU second {count / mine_best:.2f} against {count / theirs_best:.2f} "
         f"({theirs_best / mine_best:.1f} times, in the rounds {pairs[0]:.1f} to {pairs[-1]:.1f}); "
+        f"{above_floor(work, speed, mine_best, theirs_best)}; "
         f"first loss {mine.losses[0]:.4f} and {theirs.losses[0]:.4f}, last {mine.losses[-1]:.4f} and "
         f"{theirs.losses[-1]:.4f}{memory}",
         flush=True,
+    )
+
+
+def above_floor(work: float, speed: float, mine: float, theirs: float) -> str:
+    """Return how near to the floor both sides are, in words; both are CPU seconds."""
+    least = work / speed
+    return (
+        f"the floor of {work / 1e9:.0f} GFLOP is {least:.1f} CPU seconds at {speed / 1e9:.0f} GFLOP a second, "
+        f"{least / mine:.0%} of ours and {least / theirs:.0%} of TRL's"
     )
 
 

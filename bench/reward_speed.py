@@ -122,6 +122,7 @@ def run() -> None:
             rounds,
             "comparisons",
             prompts * count * (count - 1) // 2,
+            race.floor(first.model, None, trees),
         )
 
 

@@ -116,6 +116,7 @@ def run() -> None:
         ROUNDS,
         "tokens",
         sum(tree.length for tree in trees),
+        race.floor(first.model, first.lm_head, trees),
     )
 
 
