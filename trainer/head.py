@@ -59,7 +59,8 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, targets, normalisers = ctx.saved_tensors
         scale = gradients[0] / ctx.temperature
         by_hidden = torch.empty_like(hidden)
-        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # In float32: in bfloat16 the sum would be rounded with every chunk.
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         buffer = weight.new_empty(min(ROWS, len(hidden)), len(weight))
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
@@ -67,9 +68,13 @@ class _TokenLogps(torch.autograd.Function):
             minus = logits.sub_(normalisers[rows, None]).exp_().mul_(-scale[rows, None])
             by_logits = minus.scatter_add_(1, targets[rows, None], scale[rows, None]).to(weight.dtype)
             torch.mm(by_logits, weight, out=by_hidden[rows])
-            if by_weight is not None:
+            if by_weight is None:
+                continue
+            if weight.dtype is torch.float32:
                 by_weight.addmm_(by_logits.T, hidden[rows])
-        return by_hidden, by_weight, None, None
+            else:
+                by_weight += torch.mm(by_logits.T, hidden[rows])
+        return by_hidden, None if by_weight is None else by_weight.to(weight.dtype), None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float, buffer: torch.Tensor) -> torch.Tensor:

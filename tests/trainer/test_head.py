@@ -62,6 +62,24 @@ def test_products_are_in_the_precision_of_autocast_and_gradients_in_that_of_the_
     assert layer.weight.grad.dtype is torch.float32
 
 
+def test_under_autocast_the_gradient_of_the_weights_is_rounded_once_and_not_with_every_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer, hidden = nn.Linear(16, 32, bias=False), torch.randn(4096, 16)
+    targets, by_logp = torch.randint(32, (4096,)), torch.rand(4096)
+    (exact,) = torch.autograd.grad(head.token_logps(layer.weight, hidden, targets), layer.weight, by_logp)
+
+    def error(rows: int) -> float:
+        monkeypatch.setattr(head, "ROWS", rows)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logps = head.token_logps(layer.weight, hidden, targets)
+        (found,) = torch.autograd.grad(logps, layer.weight, by_logp)
+        return float((found - exact).norm() / exact.norm())
+
+    assert error(8) < 1.2 * error(4096)
+
+
 def test_a_layer_with_a_bias_or_of_another_kind_is_not_plain() -> None:
     assert head.is_plain(nn.Linear(2, 3, bias=False))
     assert not head.is_plain(nn.Linear(2, 3))
