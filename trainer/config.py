@@ -171,7 +171,10 @@ def _read_dataclass(cls: type[T], value: Any, where: str, given: dict[str, Any] 
     arguments = dict(given or {})
     for name, item in fields.items():
         if name in value:
-            arguments[name] = _read(hints[name], value[name], f"{where}.{name}" if where else name)
+            below = value[name]
+            if item.default_factory is not dataclasses.MISSING and isinstance(below, dict):
+                below = dataclasses.asdict(item.default_factory()) | below  # what is left out keeps its default of here
+            arguments[name] = _read(hints[name], below, f"{where}.{name}" if where else name)
         elif name not in arguments and item.default is item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{label} lacks the key {name!r}.")
     return cls(**arguments)

@@ -18,12 +18,13 @@ from trainer.config import ConfigError, Optim
 from trainer.records import DivergedError
 
 
-def build(parameters: Iterable[torch.nn.Parameter], optim: Optim) -> torch.optim.AdamW:
-    """Return AdamW over the parameters that require a gradient; vectors (norms, biases) are never decayed."""
+def build(parameters: Iterable[nn.Parameter], optim: Optim, heads: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that require a gradient; vectors (norms, biases) and `heads` never decay."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    spared = {id(parameter) for parameter in heads} | {id(parameter) for parameter in trainable if parameter.ndim < 2}
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) not in spared], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if id(p) in spared], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -70,7 +70,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     layout = model.choose_layout(options.optim.tokens_per_forward, device)
     work = model.prepare_training(options.optim, device)
     optimizers = {
-        f"reward_{number}": optim.build(model.parameters_of(number), options.optim) for number in range(options.models)
+        f"reward_{number}": optim.build(model.parameters_of(number), options.optim, model.head(number).parameters())
+        for number in range(options.models)
     }
     done, counters = checkpoint.resume(run_dir, {"reward": model}, optimizers, team)
     layout.resume(counters, run_dir)

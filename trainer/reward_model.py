@@ -80,6 +80,10 @@ class RewardModel(nn.Module):
         found = [weight for weight in self.members[member].parameters() if weight.requires_grad]
         return found if self.log_nu is None else [*found, self.log_nu[member]]
 
+    def head(self, member: int) -> nn.Linear:
+        """Return the layer that gives a member's scores."""
+        return head_of(self.members[member])
+
     @property
     def trunk(self) -> Any:
         """The model below the head."""

@@ -11,6 +11,7 @@ import pytest
 from builders import MakeRun, ask, some_comparisons, some_demonstrations
 
 from trainer.__main__ import main
+from trainer.config import Optim, PpoOptions, Sampling, parse_run
 from trainer.manifest import write_manifest
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, Comparison
 
@@ -52,6 +53,14 @@ def append(line: str) -> Callable[[Path], None]:
 
 def change_without_manifest(run_dir: Path) -> None:
     (run_dir / "data" / "demonstrations.jsonl").write_text("{}\n")
+
+
+def test_what_a_run_leaves_out_below_an_option_keeps_the_default_of_its_method() -> None:
+    given = {"reward_model": "judge", "sampling": {"max_new_tokens": 7}, "optim": {"learning_rate": 0.5}}
+    options = parse_run({"run_id": "r", "method": "ppo", "model": "m", "options": given}).options
+    assert isinstance(options, PpoOptions)
+    assert options.sampling == Sampling(temperature=1.0, max_new_tokens=7)
+    assert options.optim == Optim(schedule="constant", epsilon=1e-5, learning_rate=0.5)
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,12 @@ def test_an_update_clips_the_gradient_and_reports_its_norm() -> None:
     torch.testing.assert_close(optimizer.state[weight]["exp_avg"], torch.full((2, 2), 0.05), rtol=1e-5, atol=0.0)
 
 
-def test_vectors_are_not_decayed() -> None:
-    parameters = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
-    optimizer = optim.build(parameters, Optim(weight_decay=0.1))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+def test_vectors_and_heads_are_not_decayed() -> None:
+    matrix, head, vector = (torch.nn.Parameter(torch.ones(size)) for size in ((2, 2), (1, 2), (2,)))
+    decayed, spared = optim.build([matrix, head, vector], Optim(weight_decay=0.1), [head]).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert [id(p) for p in decayed["params"]] == [id(matrix)]
+    assert [id(p) for p in spared["params"]] == [id(head), id(vector)]
 
 
 def gradients(tiny_model: str, kind: str, tokens_per_forward: int) -> tuple[int, dict[str, torch.Tensor]]:
