@@ -1,19 +1,21 @@
 """The schedule, the guarded update, and gradients that do not depend on how a step is split."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from builders import some_comparisons
 
-from trainer import modeling, optim
-from trainer.config import Optim
+from trainer import dpo, kto, modeling, optim, reward, reward_model, sft
+from trainer.config import DpoOptions, KtoOptions, Optim, RewardOptions, parse_run
 from trainer.data import Truncation
 from trainer.device import Device
 from trainer.layout import Layout
-from trainer.losses import pairwise_reward_loss, sft_loss
-from trainer.rankings import group_comparisons, pair_tensors
+from trainer.rankings import group_comparisons
 from trainer.records import DivergedError
+from trainer.tree import Tree, split
 
 CPU = torch.device("cpu")
 
@@ -65,30 +67,33 @@ def test_vectors_and_heads_are_not_decayed() -> None:
     assert [id(p) for p in spared["params"]] == [id(head), id(vector)]
 
 
-def gradients(tiny_model: str, kind: str, tokens_per_forward: int) -> tuple[int, dict[str, torch.Tensor]]:
-    """Return the number of forwards of one step over four prompts, and its gradients."""
-    model = modeling.load_policy(tiny_model, torch.float32, CPU)
+def gradients(tiny_model: str, method: str, tokens_per_forward: int) -> tuple[int, dict[str, torch.Tensor]]:
+    """Return the number of forwards of one step of a method over four prompts of unequal weight, and its gradients."""
     tokenizer = modeling.load_tokenizer(tiny_model)
-    groups = group_comparisons(tokenizer, some_comparisons(4), 128, Truncation())
-    counted = sum(len(completion) for group in groups for completion in group.tree.completions)
-    forwards = 0
+    rankings = [replace(row, weight=1.0 + n % 2, acceptable=1) for n, row in enumerate(some_comparisons(4))]
+    groups = group_comparisons(tokenizer, rankings, 128, Truncation(), flags=True)
     layout = Layout("packed", tokens_per_forward, Device(CPU, torch.float32))
-    for part, batch in layout.batches([group.tree for group in groups]):
-        forwards += 1
-        logps = modeling.completion_logps(model, batch)
-        if kind == "sft":
-            loss = sft_loss(logps, torch.full((len(logps),), 1 / counted))
-        else:
-            pairs = pair_tensors([groups[i] for i in part], 4.0, CPU)
-            loss = pairwise_reward_loss(batch.sum_by_completion(logps), pairs.members, pairs.weights)
-        loss.backward()
+    before = [torch.tensor([-9.0, -8.0, -7.0])] * 4
+    config = parse_run({"run_id": "r", "method": "reward", "model": tiny_model, "precision": "float32"})
+    model: Any = modeling.load_policy(tiny_model, torch.float32, CPU)
+    if method == "reward":
+        model = reward_model.new_reward_model(config, layout.device, tokenizer)
+        reward.backward(model, groups, torch.ones(4, 1), RewardOptions(), layout)
+    elif method == "dpo":
+        dpo.backward(model, groups, before, DpoOptions(nll_weight=0.5), layout)
+    elif method == "kto":
+        kto.backward(model, kto.Flagged(groups, before, [], []), 0.3, KtoOptions(), layout)
+    else:
+        trees = [Tree(group.tree.prompt, group.tree.completions[:1]) for group in groups]
+        sft.backward(model, trees, [group.weight for group in groups], layout)
+    forwards = len(split([group.tree for group in groups], tokens_per_forward, "packed"))
     return forwards, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", ["sft", "pairs"])
-def test_one_forward_and_four_give_the_same_gradient(tiny_model: str, kind: str) -> None:
-    one, whole = gradients(tiny_model, kind, 4096)
-    four, split = gradients(tiny_model, kind, 64)
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
+def test_a_step_in_one_forward_and_in_four_gives_the_same_gradient(tiny_model: str, method: str) -> None:
+    one, whole = gradients(tiny_model, method, 4096)
+    four, parts = gradients(tiny_model, method, 64)
     assert (one, four) == (1, 4)
     for name, gradient in whole.items():
-        torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
