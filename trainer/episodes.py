@@ -126,6 +126,8 @@ def roll_out(
     answers, texts, numbers = (list(column) for column in zip(*(whole[row] for row in sorted(whole)), strict=True))
     judged = torch.tensor(numbers, device=device.device)
     scores = losses.ensemble_score(judged, options.reward_ensemble, options.uncertainty_coefficient)
+    if options.reward_clip is not None:
+        scores = scores.clamp(-options.reward_clip, options.reward_clip)
     lengths = torch.tensor([len(answer.ids) for answer in answers])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     trees = [

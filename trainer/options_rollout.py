@@ -17,8 +17,9 @@ class RolloutOptions:
 
     **Reward.** All heads of `reward_model` and of `more_reward_models` form one ensemble: their `mean`, the `worst` of
     them, or the mean less `uncertainty_coefficient` times their variance (Coste et al. 2023). Of a model with heads for
-    criteria `reward_mix` says what sum is the reward, as `ranking, honest=0.5`; left out, what it was trained with. An
-    answer cut off by the length limit loses `missing_end_penalty`.
+    criteria `reward_mix` says what sum is the reward, as `ranking, honest=0.5`; left out, what it was trained with.
+    With `reward_clip` no answer has more than that, or less than minus that. An answer cut off by the length limit
+    loses `missing_end_penalty` afterwards.
 
     **KL to the starting model.** `kl_coefficient` times the estimate `kl_estimator` (Schulman 2020) of each token is
     taken off the rewards, or (`kl_in` loss) added to the loss, where k1 would pull nowhere. With `kl_target` (nats a
@@ -36,6 +37,7 @@ class RolloutOptions:
     reward_ensemble: Literal["mean", "worst", "uncertainty_weighted"] = "mean"
     uncertainty_coefficient: float = 0.5
     reward_mix: tuple[str, ...] = ()
+    reward_clip: float | None = None
     iterations: int = 20
     answers_per_prompt: int = 1
     ppo_epochs: int = 2
@@ -83,7 +85,7 @@ class RolloutOptions:
             self.kl_in == "reward" or self.kl_estimator != "k1",
             "options.kl_estimator must be k2 or k3 where options.kl_in is loss: the gradient of k1 is 0 on average.",
         )
-        for name in ("kl_target", "kl_stop", "kl_limit", "importance_cap"):
+        for name in ("reward_clip", "kl_target", "kl_stop", "kl_limit", "importance_cap"):
             value = getattr(self, name)
             require(value is None or value > 0, f"options.{name} must be above 0, or null.")
         require(0 < self.clip_ratio < 1, "options.clip_ratio must be between 0 and 1.")

@@ -83,6 +83,18 @@ def test_the_kl_coefficient_adapts_to_its_target(make_run: MakeRun, letter_judge
     assert found == pytest.approx([0.5, 0.49, 0.4802])
 
 
+def test_scores_beyond_the_clip_are_cut_off(make_run: MakeRun, letter_judge: str) -> None:
+    rewards = {}
+    for clip in (None, 0.01):
+        run_dir = make_run(
+            "ppo", name=f"{clip}", prompts=PROMPTS, options=options(letter_judge, iterations=1, reward_clip=clip)
+        )
+        assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+        rewards[clip] = [line["reward"] for line in read_lines(run_dir / "rollouts.jsonl")]
+    assert max(map(abs, rewards[None])) > 0.02
+    assert rewards[0.01] == pytest.approx([max(-0.01, min(0.01, reward)) for reward in rewards[None]])
+
+
 def test_several_answers_a_prompt_and_several_reward_models(
     make_run: MakeRun, letter_judge: str, two_headed_judge: str
 ) -> None:
