@@ -196,12 +196,17 @@ def clipped_policy_loss(
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_ratio, 1 + clip_ratio))
 
 
+def value_loss(values: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """Return (V - R)^2 / 2 for each token."""
+    return 0.5 * (values - returns).square()
+
+
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_value: float
 ) -> torch.Tensor:
     """Return max((V - R)^2, (V_clip - R)^2) / 2 for each token, V_clip at most `clip_value` from the old value."""
     clipped = old_values + (values - old_values).clamp(-clip_value, clip_value)
-    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
+    return torch.maximum(value_loss(values, returns), value_loss(clipped, returns))
 
 
 def adapted_kl_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:

@@ -22,9 +22,10 @@ class RolloutOptions:
     loses `missing_end_penalty` afterwards.
 
     **KL to the starting model.** `kl_coefficient` times the estimate `kl_estimator` (Schulman 2020) of each token is
-    taken off the rewards, or (`kl_in` loss) added to the loss, where k1 would pull nowhere. With `kl_target` (nats a
-    sequence) the coefficient adapts over `kl_horizon` answers. `kl_stop` (nats a token, new policy against the one
-    that answered) ends an iteration's updates early. Beyond `kl_limit` (nats a sequence, against the starting model)
+    taken off the rewards, or (`kl_in` loss) added to the loss, where k1 would pull nowhere. There only k2 has the
+    gradient of KL(policy || start); k3, which GRPO takes, has that of KL(start || policy). With `kl_target` (nats a
+    sequence) the coefficient adapts over `kl_horizon` answers. `kl_stop` (nats a token, new policy against the one that
+    answered) ends an iteration's updates early. Beyond `kl_limit` (nats a sequence, against the starting model)
     the run goes back to its best weights and doubles the coefficient; the third time it ends there. Best is the
     highest reward less the KL penalty; with `keep` best the run ends with those weights in any case.
 

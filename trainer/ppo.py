@@ -209,10 +209,12 @@ def backward(
         )
         values = cast("torch.Tensor", found.values)  # the actor has a value head
         old_values, returns = measures.values[rows][here], targets.returns[rows][here]
-        value_loss = losses.clipped_value_loss(values, old_values, returns, options.clip_value).sum() / count
+        value_losses = losses.clipped_value_loss(values, old_values, returns, options.clip_value)
+        value_loss = value_losses.sum() / count
         loss = loss + options.value_coefficient * value_loss
         torch.autograd.backward(loss)
-        figures |= {"value_loss": value_loss.item(), "loss": loss.item()}
+        clipped = (value_losses > losses.value_loss(values, returns)).sum() / count
+        figures |= {"value_loss": value_loss.item(), "value_clip_fraction": clipped.item(), "loss": loss.item()}
         episodes.add(totals, figures)
     if mix:
         ptx_loss = ptx.backward(actor.policy, mix, options.ptx_coefficient, layout)

@@ -108,6 +108,26 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_clipped_shares_count_tokens_of_policy_and_values_each_by_itself(
+    tiny_model: str, letter_judge: str
+) -> None:
+    actor, _, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP, clip_value=0.2)
+    rolled = some_episodes()
+    for tokens in (64, 4096):  # in micro-batches, and at once
+        layout = Layout("packed", tokens, CPU)
+        measures, targets, epochs = measured(actor, rolled, chosen, layout)
+        # The first answer's token began 0.5 lower and has gone beyond its aim, the next answer's two are on the way to
+        # theirs (there the clipped loss is larger), and all the others are where they began.
+        old, returns, logps = measures.values.clone(), measures.values.clone(), measures.logps.clone()
+        old[:2] -= 0.5
+        returns[0], returns[1] = returns[0] - 0.4, returns[1] + 0.1
+        logps[2, :3] -= 0.5  # of the third answer's four tokens three are e^0.5 times as likely as they were
+        shifted, aims = measures._replace(values=old, logps=logps), targets._replace(returns=returns)
+        figures = ppo.backward(actor, rolled, shifted, aims, epochs[0][0], [], 0.1, chosen, layout)
+        assert figures["value_clip_fraction"] == pytest.approx(2 / 14)
+        assert figures["clip_fraction"] == pytest.approx(3 / 14)
+
+
 def test_an_update_that_does_not_repeat_the_rollout_is_refused(tiny_model: str, letter_judge: str) -> None:
     actor, config, chosen = actor_of(tiny_model, letter_judge, **ONE_STEP)
     rolled, layout = some_episodes(), Layout("packed", 4096, CPU)
