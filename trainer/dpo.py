@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -29,6 +29,8 @@ from trainer.records import EXIT_DONE, EXIT_STOPPED
 from trainer.reference import mean_figures, reference_logps
 from trainer.stop import StopSignal
 from trainer.stored import Index, StoredGroups
+
+UNLIKELIER = 1.0  # nats an answer: it is then 1 / e times as likely as it was
 
 
 def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
@@ -96,7 +98,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
 
     # 5. Judge what will be saved: the merged model in the precision of the run.
     model = modeling.cast_weights(modeling.merge_lora(model), device.dtype)
-    summary: dict[str, object] = {
+    summary: dict[str, Any] = {
         "headline": f"DPO on {len(train)} prompts, with no held-out rankings to judge it by.",
         "train_prompts": len(train),
         "train_pairs": learned.count_pairs(),
@@ -117,6 +119,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     model = modeling.assemble(model, config, device)
     if not team.leads:
         return EXIT_DONE
+    summary["headline"] += warning(run_dir, summary)
     checkpoint.write_final(
         run_dir,
         lambda folder: modeling.save_policy(model, tokenizer, folder, device.dtype),
@@ -149,6 +152,7 @@ def preference_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the loss that `options` asks for, and it with accuracy, margin and log-probabilities (nats) as numbers.
 
+    The log-ratios among them are those to the reference: how far the log-probabilities are from where they began.
     `logps` and `reference` are (N,), of all completions of the groups in order. `start_loss` among the numbers is what
     the loss is where the policy is its reference.
     """
@@ -184,6 +188,8 @@ def preference_loss(
         "margin": margins,
         "chosen_logp": logps[better].detach(),
         "rejected_logp": logps[worse].detach(),
+        "chosen_log_ratio": (logps - reference)[better].detach(),
+        "rejected_log_ratio": (logps - reference)[worse].detach(),
     }
     numbers = {key: (pairs.weights * values).sum().item() for key, values in figures.items()}
     return loss, {"loss": loss.item(), "start_loss": start.item(), **numbers}
@@ -220,3 +226,28 @@ def judge(
     found = mean_figures(model, groups, reference, layout, figures)
     found.pop("start_loss")
     return {f"held_out_{key}": value for key, value in found.items()}
+
+
+def warning(run_dir: Path, summary: Mapping[str, Any]) -> str:
+    """Return a sentence where better and worse answers both ended clearly less likely than they began, else nothing.
+
+    Of held-out pairs where there are some, else of the pairs in the last fifth of the steps. Either way the policy is
+    held against the reference on the same answers.
+    """
+    if "held_out_chosen_logp" in summary:
+        where, ends = "on held-out pairs", [{key.removeprefix("held_out_"): v for key, v in summary.items()}]
+    else:
+        rows = report.read_metrics(run_dir)
+        where, ends = "in the last steps", rows[-max(1, len(rows) // 5) :]
+
+    def told(kind: str) -> tuple[float, str]:
+        logp, change = (sum(row[f"{kind}_{what}"] for row in ends) / len(ends) for what in ("logp", "log_ratio"))
+        return change, f"from {logp - change:.1f} to {logp:.1f}"
+
+    (better_change, better), (worse_change, worse) = told("chosen"), told("rejected")
+    if max(better_change, worse_change) > -UNLIKELIER:
+        return ""
+    return (
+        f" Better and worse answers became unlikely together: {where} their log-probabilities fell {better} and "
+        f"{worse} nats; options.nll_weight counters that."
+    )
