@@ -26,6 +26,10 @@ class Line(NamedTuple):
     slope: float
     r_squared: float
 
+    def at(self, d: float) -> float:
+        """Return the reward at a distance."""
+        return self.start + self.slope * d
+
 
 class Curve(NamedTuple):
     """R = start + d (alpha - beta log d); `peak` is where it turns (None: it never does), `peak_reward` is R there."""
@@ -37,10 +41,19 @@ class Curve(NamedTuple):
     peak: float | None
     peak_reward: float | None
 
+    def at(self, d: float) -> float:
+        """Return the reward at a distance."""
+        return self.start + d * (self.alpha - self.beta * math.log(max(d, LEAST_DISTANCE)))
+
+
+def distance(kl: float) -> float:
+    """Return d of a KL (nats a sequence); an estimate below 0 counts as 0."""
+    return math.sqrt(max(kl, 0.0))
+
 
 def points(rows: Sequence[dict[str, float]]) -> list[Point]:
-    """Return (d, reward) of a run's metrics; a KL estimate below 0 counts as 0."""
-    return [(math.sqrt(max(row["kl"], 0.0)), row["reward"]) for row in rows]
+    """Return (d, reward) of a run's metrics."""
+    return [(distance(row["kl"]), row["reward"]) for row in rows]
 
 
 def fit_line(found: Sequence[Point], least: int = LEAST_POINTS) -> Line | None:

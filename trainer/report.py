@@ -14,12 +14,13 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import evaluation_plots
+from trainer import evaluation_plots, frontier, rollout_plots
 from trainer.config import RunConfig, dump_run
 from trainer.evaluation_plots import COLORS
 from trainer.records import canonical, read_jsonl
@@ -42,6 +43,33 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+
+FIRST_COLUMNS = {
+    "accuracy_on_labelers": "labelers",
+    "agreement_by_probability": "certainty",
+    "reward_by_sqrt_kl": "fit",
+    "reward_over_sqrt_kl": "fit",
+}
+"""What the rows of a table are, where its key does not say it after `_by_`."""
+NOTES = {
+    "reward_over_sqrt_kl": (
+        "With d = √KL (nats a sequence), linear is start + slope · d and gao is start + d · (alpha - beta · log d), "
+        "which turns at d = peak (Gao et al. 2022). The reward model's own score says nothing of what people would "
+        "like there."
+    ),
+}
+SPELLINGS = {
+    "held_out": "held-out",
+    "length_only": "length-only",
+    "logp": "log-probability",
+    "log_ratio": "log-ratio",
+    "r_squared": "R²",
+    "self_bleu": "self-BLEU",
+    "sqrt_kl": "√KL",
+    "kl": "KL",
+}
+"""Parts of keys that people write otherwise."""
+_SPELLED = re.compile(rf"(?<![a-z])({'|'.join(SPELLINGS)})(?![a-z])")
 
 Metrics = list[dict[str, Any]]
 
@@ -75,6 +103,13 @@ ROLLOUTS = (
     Plot("length", "Length of the answers", ("response_length",), "tokens", x_label="iteration"),
     Plot("entropy", "Entropy of the policy", ("entropy",), "entropy (nats a token)", x_label="iteration"),
     Plot("loss", "Losses", ("policy_loss", "value_loss", "ptx_loss"), "loss", x_label="iteration"),
+    Plot(
+        "clipped",
+        "Tokens whose loss was clipped, of the policy and of its values",
+        ("clip_fraction", "value_clip_fraction"),
+        "share of tokens",
+        x_label="iteration",
+    ),
 )
 PLOTS: dict[str, tuple[Plot, ...]] = {
     "sft": (LOSS,),
@@ -84,6 +119,12 @@ PLOTS: dict[str, tuple[Plot, ...]] = {
         ACCURACY,
         MARGIN,
         Plot("logps", "Log-probability of the answers", ("chosen_logp", "rejected_logp"), "log-probability (nats)"),
+        Plot(
+            "log_ratios",
+            "Log-probability of the answers since the start",
+            ("chosen_log_ratio", "rejected_log_ratio"),
+            "difference to the reference (nats)",
+        ),
     ),
     "kto": (LOSS, ACCURACY, MARGIN),
     "ppo": ROLLOUTS,
@@ -101,7 +142,8 @@ def write(run_dir: Path, config: RunConfig, summary: Mapping[str, Any]) -> None:
 
     `summary["headline"]`, if there, is the first sentence. `summary["policies"]`, if there, maps a policy's name to its
     figures and becomes a table of its own, as does any other figure of figures (`accuracy_by_labeler`). A pair of
-    numbers under a key that ends in `_interval` is a 95 % interval. Numbers that are not finite become null.
+    numbers under a key that ends in `_interval` is a 95 % interval, and stands in brackets behind what it is of.
+    Numbers that are not finite become null.
     """
     metrics = read_metrics(run_dir)
     finite = _finite(dict(summary))
@@ -177,10 +219,11 @@ def _markdown(report: dict[str, Any], plots: list[tuple[str, str]]) -> str:
         parts.append(_figure_table("policy", policies))
     summary = {key: value for key, value in summary.items() if not _is_table(value)}
     if summary:
-        parts.append(table(("measure", "value"), [(words(key), cell(value)) for key, value in summary.items()]))
+        parts.append(table(("measure", "value"), [(words(key), text) for key, text in _cells(summary).items()]))
     for key, figures in tables.items():
-        what, _, by = key.partition("_by_")
-        parts += [f"## {words(what).capitalize()} by {words(by)}", _figure_table(words(by), figures)]
+        title = words(key)
+        parts += [f"## {title[0].upper()}{title[1:]}", _figure_table(_first_column(key), figures)]
+        parts += [NOTES[key]] if key in NOTES else []
     parts += [f"![{title}](plots/{name}.svg)" for name, title in plots]
     facts = [
         ("model", f"`{report['model']}`"),
@@ -197,10 +240,27 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(item, dict) for item in value.values())
 
 
+def _first_column(key: str) -> str:
+    """Return what the rows of a table are: what its figures are told apart by."""
+    what, by, kind = key.partition("_by_")
+    return FIRST_COLUMNS.get(key) or words(kind if by else what)
+
+
 def _figure_table(kind: str, rows_by_name: dict[str, dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for figures in rows_by_name.values() for key in figures))
-    rows = [(name or "-", *(cell(figures.get(key)) for key in columns)) for name, figures in rows_by_name.items()]
+    cells_by_name = {name: _cells(figures) for name, figures in rows_by_name.items()}
+    columns = list(dict.fromkeys(key for cells in cells_by_name.values() for key in cells))
+    rows = [(name or "-", *(cells.get(key, "-") for key in columns)) for name, cells in cells_by_name.items()]
     return table((kind, *map(words, columns)), rows)
+
+
+def _cells(figures: dict[str, Any]) -> dict[str, str]:
+    """Return figures as they stand in a table; an interval stands behind what it is of."""
+    cells = {key: cell(value) for key, value in figures.items()}
+    for key in figures:
+        interval = cells.pop(f"{key}_interval", None)
+        if interval is not None:
+            cells[key] += f" ({interval})"
+    return {key: f"`{text[:16]}`" if key.endswith("_sha256") else text for key, text in cells.items()}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -211,7 +271,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def words(key: str) -> str:
     """Return a key as people write it."""
-    return key.replace("_", " ")
+    return _SPELLED.sub(lambda found: SPELLINGS[found[0]], key).replace("_", " ")
 
 
 def cell(value: Any) -> str:
@@ -222,8 +282,10 @@ def cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list) and len(value) == 2:
         return f"{cell(value[0])} to {cell(value[1])}"
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {cell(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
     return str(value)
 
 
@@ -237,7 +299,7 @@ def _draw_all(folder: Path, method: str, metrics: Metrics, summary: dict[str, An
         lines = {key: _points(metrics, plot.x, key) for key in plot.y}
         lines = {key: points for key, points in lines.items() if points}
         if lines:
-            _draw(folder / f"{plot.name}.svg", plot.title, plot.x_label, plot.y_label, _line_painter(plot, lines))
+            _draw(folder / f"{plot.name}.svg", plot.title, plot.x_label, plot.y_label, _painter(plot, lines, summary))
             drawn.append((plot.name, plot.title))
     for picture in evaluation_plots.pictures(summary):
         _draw(folder / f"{picture.name}.svg", picture.title, picture.x_label, picture.y_label, picture.paint)
@@ -249,19 +311,26 @@ def _points(metrics: Metrics, x: str, y: str) -> list[tuple[float, float]]:
     points = []
     for row in metrics:
         value = row.get(y)
-        place = math.sqrt(max(row["kl"], 0.0)) if x == "sqrt_kl" and row.get("kl") is not None else row.get(x)
+        place = frontier.distance(row["kl"]) if x == "sqrt_kl" and row.get("kl") is not None else row.get(x)
         if isinstance(value, (int, float)) and isinstance(place, (int, float)) and math.isfinite(value):
             points.append((float(place), float(value)))
     return points
 
 
-def _line_painter(plot: Plot, lines: dict[str, list[tuple[float, float]]]) -> Callable[[Axes], None]:
+def _painter(
+    plot: Plot, lines: dict[str, list[tuple[float, float]]], summary: dict[str, Any]
+) -> Callable[[Axes], None]:
+    if plot.x == "sqrt_kl":
+        return rollout_plots.frontier_painter(lines["reward"], summary.get("reward_over_sqrt_kl") or {})
+    return _line_painter(lines)
+
+
+def _line_painter(lines: dict[str, list[tuple[float, float]]]) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         for color, (key, points) in zip(COLORS, lines.items(), strict=False):
-            style = "-" if plot.x == "step" else ""  # the path through the plane would cross itself
-            marker = "o" if plot.x != "step" or len(points) < 30 else ""
+            marker = "o" if len(points) < 30 else ""
             xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, style, marker=marker, markersize=3.5, color=color, label=words(key))
+            axes.plot(xs, ys, marker=marker, markersize=3.5, color=color, label=words(key))
         if len(lines) > 1:
             axes.legend()
 

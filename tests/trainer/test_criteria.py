@@ -64,7 +64,8 @@ def test_a_criterion_that_contradicts_the_ranking_is_learned_by_its_head_and_spo
     assert by_criterion["short"]["accuracy"] == by_criterion["loud"]["accuracy"] == 1.0
     # Three pairs on each of four held-out prompts, and one on the two on which `loud` was judged.
     assert (by_criterion["short"]["pairs"], by_criterion["loud"]["pairs"]) == (12, 2)
-    assert "## Accuracy by criterion" in (both / "report.md").read_text()
+    lines = (both / "report.md").read_text().splitlines()
+    assert lines[lines.index("## Accuracy by criterion") + 2] == "| criterion | accuracy | pairs |"
     last = read_lines(both / "metrics.jsonl")[-1]
     assert [last[key] for key in ("accuracy_on_short", "accuracy_on_loud", "accuracy")] == pytest.approx([1.0] * 3)
 

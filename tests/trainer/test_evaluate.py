@@ -179,9 +179,12 @@ def test_a_gold_judge_a_regression_set_and_the_calibration_are_told_and_drawn(
     plots = {path.stem for path in (run_dir / "plots").iterdir()}
     assert plots >= {"reward_by_kl", "win_rate", "calibration", "length", "choice_accuracy"}
     assert "gold judge" in (run_dir / "plots" / "reward_by_kl.svg").read_text(encoding="utf-8")
-    text = (run_dir / "report.md").read_text(encoding="utf-8")
-    assert "## Agreement by probability" in text
-    assert "gold win rate" in text
+    lines = (run_dir / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[lines.index("## Agreement by probability") + 2] == "| certainty | pairs | probability | right |"
+    assert lines[4] == (
+        "| policy | reward | gold | KL | KL k3 | tokens | ended | length ratio | refusals | abusive words | distinct 1 "
+        "| distinct 2 | self-BLEU | perplexity | choice accuracy | win rate | gold win rate |"
+    )
 
 
 def test_a_policy_that_pleases_the_reward_model_and_not_the_gold_judge_is_over_optimised() -> None:

@@ -37,3 +37,11 @@ def test_the_figures_of_a_run() -> None:
     found = frontier.summarise([{"kl": float(n * n), "reward": 2.0 * n} for n in range(6)])
     assert found["linear"] == pytest.approx({"start": 0.0, "slope": 2.0, "r_squared": 1.0})
     assert found["gao"]["alpha"] == pytest.approx(2.0)
+
+
+def test_fits_say_the_reward_at_a_distance() -> None:
+    assert frontier.Line(0.5, 1.5, 1.0).at(2.0) == 3.5
+    curve = frontier.Curve(0.3, 2.0, 1.0, 1.0, math.e, 0.3 + math.e)
+    assert curve.at(1.0) == 0.3 + 2.0  # log 1 = 0
+    assert curve.at(math.e) == pytest.approx(curve.peak_reward)
+    assert curve.at(0.0) == 0.3

@@ -210,9 +210,9 @@ def test_the_report_of_a_reward_model_says_by_labeler_by_length_and_what_labeler
     assert set(summary["accuracy_by_labeler"]) == {"labeler 0", "labeler 1"}
     assert summary["labelers_agree"] == 1.0
     assert 0 <= summary["calibration_error"] <= 1
-    text = (run_dir / "report.md").read_text()
-    assert "## Accuracy by labeler" in text
-    assert "## Accuracy by preferred answer" in text
+    lines = (run_dir / "report.md").read_text().splitlines()
+    for column in ("labeler", "preferred answer"):
+        assert lines[lines.index(f"## Accuracy by {column}") + 2] == f"| {column} | accuracy | pairs |"
     assert len(summary["chat_template_sha256"]) == 64
 
 
@@ -227,7 +227,13 @@ def test_nothing_is_learned_from_held_out_labelers_and_agreement_with_them_is_to
     by_labelers = summary_of(run_dir)["accuracy_on_labelers"]
     assert by_labelers["learned from"]["accuracy"] == 1.0
     assert by_labelers["never seen"]["accuracy"] == 0.0
-    assert "## Accuracy on labelers" in (run_dir / "report.md").read_text()
+    lines = (run_dir / "report.md").read_text().splitlines()
+    assert lines[lines.index("## Accuracy on labelers") + 2 :][:4] == [
+        "| labelers | accuracy | pairs |",
+        "| --- | --- | --- |",
+        "| learned from | 1 (1 to 1) | 16 |",
+        "| never seen | 0 (0 to 0) | 16 |",
+    ]
 
 
 def test_more_folds_than_labelers_is_one_sentence(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

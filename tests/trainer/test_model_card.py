@@ -41,7 +41,7 @@ def test_the_card_has_the_fields_of_hubs_and_the_runs_own_numbers(tmp_path: Path
         "license": "unknown",
         "tags": ["plackett", "dpo", "human-feedback", "lora"],
     }
-    for row in ("| beta | 0.3 |", "| seed | 7 |", "| held out accuracy | 0.71 |", "| labelers | 2 |",
+    for row in ("| beta | 0.3 |", "| seed | 7 |", "| held-out accuracy | 0.71 |", "| labelers | 2 |",
                 "| comparisons | 40 rows, sha256 `abababababababab` |", "| simulated | 10 comparisons |"):  # fmt: skip
         assert row in card
     assert "It agrees." in card

@@ -52,8 +52,10 @@ def test_the_reward_rises_from_a_policy_that_starts_as_its_reference(
     verify_manifest(run_dir / "final")
     AutoModelForCausalLM.from_pretrained(run_dir / "final")
     report = (run_dir / "report.md").read_text(encoding="utf-8")
-    for plot in ("reward", "kl", "reward_by_kl", "length", "entropy"):
+    for plot in ("reward", "kl", "reward_by_kl", "length", "entropy", "clipped"):
         assert f"(plots/{plot}.svg)" in report
+    assert "## Reward over √KL" in report.splitlines()
+    assert "Gao's curve, R²" in (run_dir / "plots" / "reward_by_kl.svg").read_text(encoding="utf-8")
     assert {row["iteration"] for row in read_lines(run_dir / "rollouts.jsonl")} == set(range(1, 13))
 
 

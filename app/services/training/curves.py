@@ -32,13 +32,14 @@ LEARNING = (
     ("Length of answers", "tokens", ("response_length",)),
     ("Answers that end by themselves", "share", ("ended",)),
     ("Log-probability of answers", "nats", ("chosen_logp", "rejected_logp")),
+    ("Log-probability since the start", "nats", ("chosen_log_ratio", "rejected_log_ratio")),
     ("Losses", "policy and value", ("policy_loss", "value_loss")),
     ("Speed", "tokens a second", ("tokens_per_second",)),
 )
 MECHANICS = (
     ("Learning rate", "", ("learning_rate",)),
     ("Gradient norm", "before clipping", ("grad_norm",)),
-    ("Clipped", "share of tokens", ("clip_fraction",)),
+    ("Clipped", "share of tokens", ("clip_fraction", "value_clip_fraction")),
     ("KL of an update", "nats a token", ("approx_kl",)),
     ("KL coefficient", "", ("kl_coefficient",)),
     ("Value fit", "explained variance", ("explained_variance",)),
