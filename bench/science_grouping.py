@@ -4,17 +4,20 @@ Rankings of nine answers by people who err, in the tiny world. Both ways see the
 with the same weight, as many pairs an update, in as many updates. Only which pairs meet in an update differs: whole
 rankings, or pairs from everywhere, so that an answer comes back in up to eight updates. Held-out log loss and accuracy
 are of the same people's pairs on other prompts. Several seeds (world, rankings, model) and learning rates.
+
+The figures go to `build/science_grouping.jsonl` line by line, and the tables come from there: a stopped bench goes on.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -28,7 +31,8 @@ from trainer.layout import Layout
 from trainer.rankings import Group, Ranking, group_comparisons
 from trainer.tree import Tree
 
-SEEDS, RATES = range(5), (3e-4, 1e-3, 3e-3)
+SEEDS, RATES, WAYS = range(5), (3e-4, 1e-3, 3e-3), ("rankings", "shuffled pairs")
+OUTPUT = Path("build") / "science_grouping.jsonl"
 PROMPTS, HELD_OUT, ANSWERS, AN_UPDATE, NOISE = 160, 160, 9, 8, 2.0
 CPU = Device(torch.device("cpu"), torch.float32)
 
@@ -42,18 +46,28 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    """Train all, print a table of means over seeds with standard errors, and of the paired differences."""
+    """Train what the output file lacks, then print means over seeds with standard errors, and paired differences."""
     torch.set_num_threads(1)
-    found: dict[tuple[float, str], list[Outcome]] = {}
+    OUTPUT.parent.mkdir(exist_ok=True)
     for seed in SEEDS:
+        have = {(row["seed"], row["rate"], row["way"]) for row in rows_so_far()}
+        missing = [(rate, way) for rate in RATES for way in WAYS if (seed, rate, way) not in have]
+        if not missing:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             policy, train, held_out = rankings(Path(folder), seed)
-            for rate in RATES:
-                for way in ("rankings", "shuffled pairs"):
-                    outcome = learn(policy, train, held_out, way, rate, seed)
-                    found.setdefault((rate, way), []).append(outcome)
-                    print(f"seed {seed} rate {rate:g} {way}: {outcome}", flush=True)
-    show(found)
+            for rate, way in missing:
+                outcome = learn(policy, train, held_out, way, rate, seed)
+                row = {"seed": seed, "rate": rate, "way": way, **outcome._asdict()}
+                with OUTPUT.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+    show(rows_so_far())
+
+
+def rows_so_far() -> list[dict[str, Any]]:
+    """Return what has been measured."""
+    return [json.loads(line) for line in OUTPUT.read_text(encoding="utf-8").splitlines()] if OUTPUT.exists() else []
 
 
 def rankings(folder: Path, seed: int) -> tuple[Path, list[Group], list[Group]]:
@@ -119,18 +133,26 @@ def judged(
     return figures["held_out_loss"], agreement.hits(groups, [values.mean(dim=1) for values in scores]).rate
 
 
-def show(found: dict[tuple[float, str], list[Outcome]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print means over seeds, and what shuffling costs, paired by seed."""
+    found: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["rate"], row["way"]), []).append(row)
     table = Table("learning rate", "way", "train loss", "held-out loss", "held-out accuracy")
     for (rate, way), outcomes in found.items():
-        cells = [tiny_world.mean_and_error([outcome[n] for outcome in outcomes]) for n in range(3)]
+        cells = [tiny_world.mean_and_error([outcome[key] for outcome in outcomes]) for key in Outcome._fields]
         table.add_row(f"{rate:g}", way, *(f"{mean:.4f} ± {error:.4f}" for mean, error in cells))
     console = Console(width=110)
     console.print(table)
     for rate in RATES:
-        worse = [
-            b.held_out_loss - a.held_out_loss
-            for a, b in zip(found[rate, "rankings"], found[rate, "shuffled pairs"], strict=True)
-        ]
+        worse = shuffling_costs(rows, rate)
         error = statistics.stdev(worse) / math.sqrt(len(worse)) if len(worse) > 1 else math.nan
         console.print(f"at {rate:g} shuffling costs {statistics.mean(worse):+.4f} ± {error:.4f} of held-out log loss")
+
+
+def shuffling_costs(rows: list[dict[str, Any]], rate: float) -> list[float]:
+    """Return how much more held-out log loss shuffled pairs have than whole rankings, of each seed that has both."""
+    whole, apart_ = (
+        {row["seed"]: row["held_out_loss"] for row in rows if (row["rate"], row["way"]) == (rate, way)} for way in WAYS
+    )
+    return [apart_[seed] - whole[seed] for seed in sorted(whole.keys() & apart_.keys())]
