@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from bench import race
 from tests.trainer.builders import build_tokenizer
 from trainer import reward_model
 from trainer.manifest import write_manifest
@@ -33,7 +33,7 @@ SIZES = {
     "reward": (100, 1_000, 10_000, 100_000),
     "dpo": (100, 1_000, 10_000),
     "kto": (100, 1_000, 10_000),
-    "sft": (100, 1_000, 10_000),
+    "sft": (100, 1_000, 10_000, 100_000),
     "ppo": (100, 1_000, 10_000, 100_000),
 }
 STEPS, BATCH, ANSWERS = 40, 8, 4
@@ -173,8 +173,7 @@ def train(method: str, folder: str) -> None:
     tokens = [line["tokens"] if "tokens" in line else line["response_length"] * BATCH for line in lines]
     seconds = [after - before for before, after in itertools.pairwise(steps)]
     speed = statistics.median(count / took for count, took in zip(tokens[1:], seconds, strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"speed": round(speed), "start": round(steps[0] - began, 1), "memory": round(peak)}))
+    print(json.dumps({"speed": round(speed), "start": round(steps[0] - began, 1), "memory": round(race.peak_mb())}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -249,8 +248,7 @@ def took(train: Any, *trunks: torch.nn.Module) -> dict[str, float]:
         started = time.process_time()
         train()
         seconds = time.process_time() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"cpu": seconds, "tokens": sum(counts), "peak": peak}
+        return {"cpu": seconds, "tokens": sum(counts), "peak": race.peak_mb()}
 
 
 def child(side: str, number: str, folder: str) -> None:
