@@ -7,7 +7,8 @@
                                manifest.json          sha256 of each file, written last
     final/                     a whole model for plain transformers, and manifest.json
 
-A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind.
+A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind. Where the
+writing fails, as on a full disk, nothing of it stays.
 """
 
 from __future__ import annotations
@@ -146,6 +147,18 @@ def _write_folder(folder: Path, fill: Callable[[Path], None], **facts: Any) -> N
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    try:
+        _write_aside(aside, fill, facts)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # on a full disk its bytes are wanted
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+    _flush(folder.parent)
+
+
+def _write_aside(aside: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
     fill(aside)
     files = {
         str(path.relative_to(aside)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
@@ -156,10 +169,6 @@ def _write_folder(folder: Path, fill: Callable[[Path], None], **facts: Any) -> N
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in [*(aside / name for name in files), aside / "manifest.json", aside]:
         _flush(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
-    _flush(folder.parent)
 
 
 def _flush(path: Path) -> None:
