@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import pytest
 import torch
 from builders import MakeRun, wait_until
 from safetensors import SafetensorError
-from test_methods import DATA, FAST, assert_same
+from safetensors.torch import load_file, save_file
+from test_methods import DATA, FAST, StopAfter, assert_same
 
-from trainer import checkpoint, modeling
+from trainer import checkpoint, dpo, modeling
 from trainer.__main__ import main
+from trainer.config import load_run
 from trainer.manifest import verify_manifest
-from trainer.records import EXIT_DONE, EXIT_NO_SPACE, EXIT_STOPPED, MetricsFile
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NO_SPACE, EXIT_STOPPED, MetricsFile
 
 SETTINGS: dict[str, Any] = {**DATA["dpo"], "lora": {"rank": 4}, "options": {"optim": FAST}, "checkpoint_steps": 4}
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -135,6 +138,26 @@ def test_a_stop_in_the_middle_of_a_save_lets_it_end_and_loses_nothing(
         verify_manifest(folder)
     assert not (run_dir / "final").exists()
 
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    assert_same(run_dir, whole)
+
+
+def test_a_base_model_that_changed_in_its_place_is_not_gone_on_from(
+    make_run: MakeRun, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    whole, run_dir = (make_run("dpo", name=name, model=str(base), **SETTINGS) for name in ("whole", "stopped"))
+    assert main(["dpo", "--run", str(whole)]) == EXIT_DONE
+    assert dpo.run(run_dir, load_run(run_dir), StopAfter(run_dir, 3)) == EXIT_STOPPED
+    weights = load_file(base / "model.safetensors")
+    save_file({name: 1.01 * values for name, values in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith(f"{base} changed since {run_dir} wrote its checkpoints")
+    assert error.count("\n") == 1
+
+    shutil.copy(Path(tiny_model) / "model.safetensors", base)
     assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
     assert_same(run_dir, whole)
 
