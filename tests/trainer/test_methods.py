@@ -57,6 +57,24 @@ def test_sft_learns_its_demonstrations_and_leaves_a_model_that_plain_transformer
     assert torch.isfinite(model(input_ids=tokens).logits).all()
 
 
+def test_memory_that_runs_out_over_the_held_out_split_does_not_end_sft(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run_dir = (make_run("sft", name=name, **DATA["sft"], options={"optim": FAST}) for name in ("whole", "short"))
+    assert main(["sft", "--run", str(whole)]) == EXIT_DONE
+    honest, failures = modeling.completion_logps, iter([True])
+
+    def completion_logps(*arguments: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled() and next(failures, False):
+            torch.empty(1 << 60)  # more than there is anywhere
+        return honest(*arguments)
+
+    monkeypatch.setattr(modeling, "completion_logps", completion_logps)
+    assert main(["sft", "--run", str(run_dir)]) == EXIT_DONE
+    assert next(failures, None) is None
+    assert summary_of(run_dir)["held_out_loss"] == pytest.approx(summary_of(whole)["held_out_loss"], rel=1e-5)
+
+
 def test_the_first_sft_loss_is_what_transformers_computes_for_the_answers_tokens(
     make_run: MakeRun, tiny_model: str
 ) -> None:
