@@ -3,13 +3,14 @@
     python -m trainer {sft,reward,dpo,kto,ppo,rloo,evaluate,sample,score,revise,feedback} --run DIR
 
 Exit codes: 0 done · 2 bad configuration or data, one sentence on stderr · 3 stopped on request, checkpoint saved ·
-4 the run found itself wrong, as by a loss that is not finite · others: a crash; run the same command again to go on
-from the last checkpoint.
+4 the run found itself wrong, as by a loss that is not finite · 5 the disk is full, make room and run the same command
+again · others: a crash; run the same command again. Either way it goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, load_run
 from trainer.manifest import verify_manifest
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, DivergedError, RecordError
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NO_SPACE, DivergedError, RecordError
+from trainer.space import is_full
 from trainer.stop import StopSignal
 
 
@@ -47,6 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         print(error, file=sys.stderr)
         return EXIT_DIVERGED
+    except Exception as error:
+        if not is_full(error):
+            raise
+        with contextlib.suppress(OSError):  # stderr may be a file on that disk
+            print(
+                f"The disk is full, so {run_dir} cannot be written to: make room and run the same command again; "
+                "it goes on from the last checkpoint.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return EXIT_NO_SPACE
 
 
 def processes() -> int:

@@ -3,11 +3,12 @@
     checkpoints/step_000200/   weights.safetensors    the trainable weights alone; a frozen base is where it was
                                optimizer.safetensors
                                rng.safetensors        torch, CUDA, NumPy
-                               state.json             step, counters, Python's generator, hashes of the run's inputs
+                               state.json             step, counters, Python's generator, hashes of inputs and models
                                manifest.json          sha256 of each file, written last
     final/                     a whole model for plain transformers, and manifest.json
 
-A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind.
+A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind. Where the
+writing fails, as on a full disk, nothing of it stays.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from trainer import shards
-from trainer.config import ConfigError, RunConfig
+from trainer import modeling, shards
+from trainer.config import ConfigError, RolloutOptions, RunConfig, load_run
 from trainer.manifest import MANIFEST_SCHEMA, file_sha256, verify_manifest
 from trainer.parallel import ALONE, Team
 from trainer.records import RecordError
@@ -73,6 +74,7 @@ def save(
             "counters": dict(counters or {}),
             "python_rng": [version, list(internal), gauss],
             "inputs": _inputs(run_dir),
+            "models": _models(run_dir),
         }
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -99,16 +101,19 @@ def resume(run_dir: Path, modules: Modules, optimizers: Optimizers, team: Team =
 
     See `load`. A checkpoint knows nothing of how many processes wrote it: any number can go on from it.
     """
-    done, counters = team.in_turn(lambda: load(run_dir, modules, optimizers))
+    _models.cache_clear()
+    models = team.agree(_models(run_dir) if team.leads else [])
+    done, counters = team.in_turn(lambda: load(run_dir, modules, optimizers, models))
     team.follow(_trainable(modules).values())
     return done, counters
 
 
-def load(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int, dict[str, Any]]:
+def load(run_dir: Path, modules: Modules, optimizers: Optimizers, models: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """Load the newest good checkpoint into `modules`, `optimizers` and the random generators; (0, {}) without one.
 
     Returns (steps done, counters) and cuts `metrics.jsonl` back to those steps, so that it ends as an uninterrupted
-    run's would. Raises `ConfigError` when run.json or the data changed since the checkpoint was written.
+    run's would. Raises `ConfigError` when run.json, the data or a model changed since the checkpoint was written;
+    `models` are the fingerprints of the models as they are.
     """
     folder = latest(run_dir)
     if folder is None:
@@ -118,6 +123,17 @@ def load(run_dir: Path, modules: Modules, optimizers: Optimizers) -> tuple[int, 
     if state["inputs"] != _inputs(run_dir):
         raise ConfigError(
             f"{run_dir} has checkpoints of another configuration or other data; "
+            "use a new run directory, or delete its checkpoints to start again."
+        )
+    # A checkpoint from before they were kept says nothing of the models.
+    changed = [
+        name
+        for name, then, now in zip(_model_names(run_dir), state.get("models", models), models, strict=True)
+        if then != now
+    ]
+    if changed:
+        raise ConfigError(
+            f"{' and '.join(changed)} changed since {run_dir} wrote its checkpoints; bring back what was there, "
             "use a new run directory, or delete its checkpoints to start again."
         )
     _load_trainable(folder / "weights.safetensors", modules)
@@ -146,6 +162,18 @@ def _write_folder(folder: Path, fill: Callable[[Path], None], **facts: Any) -> N
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    try:
+        _write_aside(aside, fill, facts)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # on a full disk its bytes are wanted
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+    _flush(folder.parent)
+
+
+def _write_aside(aside: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
     fill(aside)
     files = {
         str(path.relative_to(aside)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
@@ -156,10 +184,6 @@ def _write_folder(folder: Path, fill: Callable[[Path], None], **facts: Any) -> N
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in [*(aside / name for name in files), aside / "manifest.json", aside]:
         _flush(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
-    _flush(folder.parent)
 
 
 def _flush(path: Path) -> None:
@@ -174,6 +198,22 @@ def _flush(path: Path) -> None:
 def _inputs(run_dir: Path) -> dict[str, str]:
     paths = (run_dir / RunConfig.FILE, run_dir / "data" / "manifest.json")
     return {path.name: file_sha256(path) for path in paths if path.exists()}
+
+
+@lru_cache(maxsize=1)
+def _models(run_dir: Path) -> list[str]:
+    """Return the fingerprints of the models that a run reads: as they were when the attempt began.
+
+    They are taken once, for there may be gigabytes, and what a checkpoint comes from is what was loaded then.
+    """
+    return [modeling.fingerprint(name) for name in _model_names(run_dir)]
+
+
+def _model_names(run_dir: Path) -> list[str]:
+    config = load_run(run_dir)
+    options = config.options
+    judges = [options.reward_model, *options.more_reward_models] if isinstance(options, RolloutOptions) else []
+    return [config.model, *judges]
 
 
 def _trainable(modules: Modules) -> dict[str, torch.Tensor]:

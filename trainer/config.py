@@ -35,6 +35,7 @@ from trainer.options_base import RANKING, ConfigError, Lora, Optim, Sampling, re
 from trainer.options_rollout import PpoOptions, RlooOptions, RolloutOptions
 
 __all__ = [
+    "DEFAULTS",
     "METHODS",
     "OPTIONS",
     "RANKING",
@@ -70,12 +71,21 @@ SCHEMA = 1
 METHODS = tuple(OPTIONS)
 SPLITTABLE = ("sft", "reward", "dpo", "kto", "ppo", "rloo")
 """The methods whose work several processes, one GPU each, can share."""
+DEFAULTS: dict[str, dict[str, Any]] = {"ppo": {"checkpoint_steps": 5}, "rloo": {"checkpoint_steps": 5}}
+"""By method, defaults of a run's own keys that are not those of `RunConfig`.
+
+An iteration of PPO or RLOO draws, scores and learns from a batch of answers, which takes as long as many steps of the
+other methods, and there are 20 by default: with a checkpoint every 50 a run that is killed would begin again.
+"""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `model` is a local folder or a hub id; `max_length` counts prompt and completion tokens together."""
+    """One run. `model` is a local folder or a hub id; `max_length` counts prompt and completion tokens together.
+
+    `checkpoint_steps` counts steps, of PPO and RLOO iterations, and is smaller by default there (`DEFAULTS`).
+    """
 
     run_id: str
     method: Literal["sft", "reward", "dpo", "kto", "ppo", "rloo", "evaluate", "sample", "score", "revise", "feedback"]
@@ -117,7 +127,7 @@ def parse_run(value: Any) -> RunConfig:
     require(method in OPTIONS, f"method must be one of {', '.join(OPTIONS)}, not {method!r}.")
     rest = {key: item for key, item in value.items() if key != "options"}
     options = _read_dataclass(OPTIONS[method], value.get("options", {}), "options")
-    return _read_dataclass(RunConfig, rest, "", given={"options": options})
+    return _read_dataclass(RunConfig, rest, "", given={**DEFAULTS.get(method, {}), "options": options})
 
 
 ARTIFACT = "artifact:"

@@ -22,6 +22,7 @@ from trainer.flops import Work
 from trainer.layout import Layout
 from trainer.parallel import NoMetrics
 from trainer.records import MetricsFile
+from trainer.sampler import Sampler
 from trainer.stop import StopSignal
 
 Figures = dict[str, float | str]
@@ -50,9 +51,11 @@ class Clock:
 class Course:
     """The state of a run between two iterations; made where an earlier attempt left it."""
 
-    def __init__(self, run_dir: Path, config: RunConfig, actor: Actor, layout: Layout, work: Work) -> None:
+    def __init__(
+        self, run_dir: Path, config: RunConfig, actor: Actor, answerer: Sampler, layout: Layout, work: Work
+    ) -> None:
         self._run_dir, self._config, self._actor, self._layout = run_dir, config, actor, layout
-        self._work = work
+        self._answerer, self._work = answerer, work
         self._options = cast("RolloutOptions", config.options)
         self.optimizers = {
             name: optim.build(m.parameters(), self._options.optim) for name, m in actor.modules().items()
@@ -60,6 +63,7 @@ class Course:
         self._brakes = Brakes(self._options, actor.modules())
         self._done, counters = checkpoint.resume(run_dir, self._modules(), self.optimizers, layout.device.team)
         layout.resume(counters, run_dir)
+        answerer.resume(counters)
         self._brakes.resume(counters)
         self.kl_coefficient = float(counters.get("kl_coefficient", self._options.kl_coefficient))
         self._spent = self.kl_coefficient  # in the present iteration
@@ -132,6 +136,7 @@ class Course:
         stops = team.any(stop.requested)
         if stops or last or iteration % self._config.checkpoint_steps == 0:
             state = {"kl_coefficient": self.kl_coefficient} | self._brakes.counters() | self._layout.counters()
+            state |= self._answerer.counters()
             checkpoint.save(self._run_dir, iteration, self._modules(), self.optimizers, state, team)
         return stops
 

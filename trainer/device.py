@@ -43,6 +43,17 @@ class Device(NamedTuple):
         return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, a GPU's or the CPU's.
+
+    torch has a class for a GPU's alone. The CPU's allocator raises a plain `RuntimeError`, in one of two wordings.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error)
+    return "DefaultCPUAllocator" in said and ("can't allocate memory" in said or "not enough memory" in said)
+
+
 def setup(config: RunConfig) -> Device:
     """Choose device and precision, seed Python, NumPy and torch, and ask the CPU for deterministic algorithms."""
     device = choose_device(local_device(config.device))

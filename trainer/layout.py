@@ -15,7 +15,7 @@ from torch import nn
 
 from trainer import branches, parallel, shards, tree
 from trainer.config import ConfigError
-from trainer.device import Device
+from trainer.device import Device, is_out_of_memory
 from trainer.flops import NO_LOAD, Load, load_of
 from trainer.tree import Batch, Form, Tree
 
@@ -114,7 +114,9 @@ class Layout:
             self._attempt = NO_LOAD
             try:
                 return attempt()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.tokens <= LEAST_TOKENS:
                     raise ConfigError(
                         "Memory runs out even with a single prompt and its answers in a forward; lower max_length, or "

@@ -27,6 +27,12 @@ from trainer.layout import Layout, choose
 from trainer.manifest import file_sha256
 from trainer.tree import Batch
 
+DECIDING = (
+    "config.json", "generation_config.json", "reward.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""The files of a model's folder that decide with its weights what it computes."""
+
 # Loading and saving
 
 
@@ -128,10 +134,11 @@ def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def fingerprint(model: str) -> str:
-    """Return a hash of a model's weights and configuration: of the files of a folder, of the commit of a hub id."""
+    """Return a hash of what a model computes: of the files of a folder that decide it, of the commit of a hub id."""
     folder = Path(model)
     if folder.is_dir():
-        files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+        deciding = [path for path in map(folder.joinpath, DECIDING) if path.is_file()]
+        files = sorted([*folder.glob("*.safetensors"), *deciding])
         return hashlib.sha256("".join(f"{path.name} {file_sha256(path)}\n" for path in files).encode()).hexdigest()
     return f"{model}@{from_pretrained(AutoConfig, model)._commit_hash}"  # no public name
 

@@ -61,7 +61,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     work = modeling.prepare_training(actor.policy, options.optim, device)
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
-    course = Course(run_dir, config, actor, layout, work)
+    course = Course(run_dir, config, actor, answerer, layout, work)
 
     with device.team.metrics(run_dir) as metrics:
         for iteration in course.left():

@@ -37,6 +37,7 @@ EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
 EXIT_DIVERGED = 4
+EXIT_NO_SPACE = 5
 
 
 class RecordError(ValueError):

@@ -8,7 +8,9 @@ to a place in a batch; so a seed gives the same answers however they are batched
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn.functional import pad
 
 from trainer.config import ConfigError, Sampling
 from trainer.data import end_token_id, prompt_ids
+from trainer.device import is_out_of_memory
 from trainer.modeling import logits
 from trainer.records import Prompt
 from trainer.shards import whole
@@ -36,6 +39,23 @@ class Answer(NamedTuple):
     logps: list[float]  # of each id, under softmax(logits / temperature)
     entropy: float  # of that distribution, mean over the answer's tokens
     version: int = 0  # the number of the weights it was drawn with
+
+
+@dataclass
+class Room:
+    """How many answers are drawn at once. It halves for good when memory runs out."""
+
+    answers: int
+
+    def halve(self, tried: int, error: BaseException) -> None:
+        """Take half of what was tried; raise `ConfigError` where that was a single answer."""
+        if tried == 1:
+            raise ConfigError(
+                "Memory runs out even with a single answer at a time; lower sampling.max_new_tokens, or use precision "
+                "bfloat16 or a smaller model."
+            ) from error
+        self.answers = tried // 2
+        print(f"Out of memory: answers are drawn {self.answers} at a time.", file=sys.stderr, flush=True)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -108,18 +128,31 @@ def sample(
     sampling: Sampling,
     ends: Sequence[int],
     uniforms: torch.Tensor,
+    room: Room | None = None,
 ) -> list[Answer]:
     """Return one answer to each of N prompts (token ids), in their order.
 
-    `uniforms` is (N, max_new_tokens) from `noise`. Prompts of like length share a batch of `sampling.batch_size`.
+    `uniforms` is (N, max_new_tokens) from `noise`. Prompts of like length share a batch, of `sampling.batch_size` or as
+    many as `room` has. A batch that runs out of memory is drawn again in parts; whoever samples often keeps a `room`.
     """
+    room = room or Room(sampling.batch_size)
     answers: list[Answer | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    for start in range(0, len(order), sampling.batch_size):
-        rows = order[start : start + sampling.batch_size]
-        batch = _sample_batch(model, [prompts[row] for row in rows], sampling, ends, uniforms[rows])
-        for row, answer in zip(rows, batch, strict=True):
-            answers[row] = answer
+    while order:
+        rows = order[: room.answers]
+        try:
+            batch = _sample_batch(model, [prompts[row] for row in rows], sampling, ends, uniforms[rows])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            room.halve(len(rows), error)
+        else:
+            for row, answer in zip(rows, batch, strict=True):
+                answers[row] = answer
+            order = order[len(rows) :]
+            continue
+        if model.device.type == "cuda":  # by now nothing of the attempt is held
+            torch.cuda.empty_cache()
     return [answer for answer in answers if answer is not None]
 
 

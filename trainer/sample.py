@@ -112,6 +112,7 @@ class _Policy:
         self._sampling = replace(options.sampling, temperature=temperature)
         self._tokenizer = modeling.load_tokenizer(policy.model)
         self._encoded = rollout.encode_prompts(self._tokenizer, prompts, self._sampling, config.max_length)
+        self._room = rollout.Room(self._sampling.batch_size)
         self._model = modeling.load_policy(policy.model, device.dtype, device.device)
         self._ends = rollout.end_ids(self._model, self._tokenizer)
 
@@ -119,7 +120,7 @@ class _Policy:
         names = [f"{self._prompts[row.prompt].id}/{row.place}" for row in rows]
         noise = rollout.noise(self._seed, names, self._sampling.max_new_tokens)
         encoded = [self._encoded[row.prompt] for row in rows]
-        answers = rollout.sample(self._model, encoded, self._sampling, self._ends, noise)
+        answers = rollout.sample(self._model, encoded, self._sampling, self._ends, noise, self._room)
         return [
             Sample(
                 self._name,

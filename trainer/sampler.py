@@ -1,4 +1,4 @@
-"""Who draws the answers of PPO and RLOO: two methods, so that another engine can take the place of our own sampler.
+"""Who draws the answers of PPO and RLOO: few methods, so that another engine can take the place of our own sampler.
 
 Every answer carries the number of the weights that it was drawn with. Training refuses answers whose weights are older
 than the last but one, and weighs tokens where the sampler's log-probabilities are not the trainer's
@@ -7,9 +7,9 @@ than the last but one, and weighs tokens where the sampler's log-probabilities a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,6 +30,12 @@ class Sampler(Protocol):
     def answer(self, prompts: Sequence[list[int]], names: Sequence[str]) -> list[rollout.Answer]:
         """Return one answer to each prompt (token ids); the same names give the same answers as far as possible."""
 
+    def counters(self) -> dict[str, int]:
+        """Return what a checkpoint must keep, so that a resumed run samples as the run before did."""
+
+    def resume(self, counters: Mapping[str, Any]) -> None:
+        """Take what a checkpoint kept."""
+
 
 class TransformersSampler:
     """Our own loop over a key-value cache (`rollout`), in this process."""
@@ -37,6 +43,7 @@ class TransformersSampler:
     def __init__(self, copy: PreTrainedModel | None, ends: Sequence[int], sampling: Sampling, seed: int) -> None:
         """Sample from `copy`, a plain model that takes the policy's weights, or without one from the policy itself."""
         self._copy, self._ends, self._sampling, self._seed = copy, ends, sampling, seed
+        self._room = rollout.Room(sampling.batch_size)
         self._model: PreTrainedModel | None = copy
         self._version = 0
 
@@ -51,8 +58,16 @@ class TransformersSampler:
     def answer(self, prompts: Sequence[list[int]], names: Sequence[str]) -> list[rollout.Answer]:
         """Return an answer to each prompt, the same for the same weights, seed and name."""
         noise = rollout.noise(self._seed, names, self._sampling.max_new_tokens)
-        answers = rollout.sample(self._model, prompts, self._sampling, self._ends, noise)
+        answers = rollout.sample(self._model, prompts, self._sampling, self._ends, noise, self._room)
         return [answer._replace(version=self._version) for answer in answers]
+
+    def counters(self) -> dict[str, int]:
+        """Return how many answers memory has left room for at once."""
+        return {"answers_at_once": self._room.answers}
+
+    def resume(self, counters: Mapping[str, Any]) -> None:
+        """Take as many at once as the run before did."""
+        self._room.answers = int(counters.get("answers_at_once", self._room.answers))
 
 
 def load_sampler(

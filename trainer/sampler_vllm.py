@@ -8,7 +8,7 @@ it repeat only roughly, and its log-probabilities are not the trainer's to the l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,6 +82,13 @@ class VllmSampler:
         parameters = [self._new_parameters(**self._parameters, seed=self._seed_of(name)) for name in names]
         outputs = self._engine.generate(requests, parameters, use_tqdm=False)
         return [self._read(output.outputs[0]) for output in outputs]
+
+    def counters(self) -> dict[str, int]:
+        """Return nothing: the engine makes its own batches."""
+        return {}
+
+    def resume(self, counters: Mapping[str, Any]) -> None:
+        """Take nothing."""
 
     def _seed_of(self, name: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self._seed}/{name}".encode()).digest()[:4], "big")

@@ -149,11 +149,16 @@ def backward(model: PreTrainedModel, trees: list[Tree], weights: list[float], la
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -> float:
     """Return the mean negative log-likelihood of the completions' tokens, in nats."""
-    total, count = 0.0, 0.0
-    for some in chunks(trees):
-        for _, batch in layout.batches(some):
-            with layout.device.autocast():
-                total -= modeling.completion_logps(model, batch).sum().item()
-            count += len(batch.targets)
-    total, count = layout.device.team.total(total, count)
+    parts = [layout.repeat(partial(_summed_loss, model, some, layout)) for some in chunks(trees)]
+    total, count = layout.device.team.total(*(sum(column) for column in zip(*parts, strict=True)))
     return total / count
+
+
+def _summed_loss(model: PreTrainedModel, trees: Sequence[Tree], layout: Layout) -> tuple[float, int]:
+    """Return the negative log-likelihood of this process's share of the trees, and of how many tokens it is."""
+    total, count = 0.0, 0
+    for _, batch in layout.batches(trees):
+        with layout.device.autocast():
+            total -= modeling.completion_logps(model, batch).sum().item()
+        count += len(batch.targets)
+    return total, count

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NO_SPACE, EXIT_STOPPED
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -79,7 +79,7 @@ def cause(codes: Sequence[int | None]) -> int | None:
     stopped on request is no failure.
     """
     failed = [code for code in codes if code not in (None, 0, EXIT_STOPPED)]
-    own = [code for code in failed if code in (EXIT_BAD_INPUT, EXIT_DIVERGED)]
+    own = [code for code in failed if code in (EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NO_SPACE)]
     killed = [code for code in failed if code is not None and code < 0]
     return next(iter([*own, *killed, *failed]), None)
 

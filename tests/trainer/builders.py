@@ -168,6 +168,13 @@ class StopAfter(StopSignal):
         return self.path.exists() and len(read_lines(self.path)) >= self.lines
 
 
+def wait_until(process: subprocess.Popen[str], path: Path) -> None:
+    """Return when `path` is there; fail when the process ends without it."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)  # a file of another process gives no event to wait for
+
+
 def kill_after(run_dir: Path, method: str, lines: int) -> None:
     """Start the trainer's command and kill it outright once it has written so many lines more."""
     metrics = run_dir / "metrics.jsonl"

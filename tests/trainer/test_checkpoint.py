@@ -28,8 +28,17 @@ def train(modules: dict[str, torch.nn.Module], optimizers: dict[str, torch.optim
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "run.json").write_text("{}")
+    for name in ("base", "judge"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("weights")
+    configure(tmp_path)
     return tmp_path
+
+
+def configure(run_dir: Path, **keys: int) -> None:
+    options = {"reward_model": str(run_dir / "judge")}
+    config = {"run_id": "r", "method": "ppo", "model": str(run_dir / "base"), "options": options, **keys}
+    (run_dir / "run.json").write_text(json.dumps(config))
 
 
 def test_weights_optimiser_counters_and_all_random_generators_come_back(run_dir: Path) -> None:
@@ -102,9 +111,21 @@ def test_a_changed_configuration_is_refused_rather_than_mixed_with_the_old_one(r
     modules, optimizers = make()
     checkpoint.save(run_dir, 2, modules, optimizers)
     checkpoint.resume(run_dir, modules, optimizers)
-    (run_dir / "run.json").write_text('{"seed": 2}')
+    configure(run_dir, seed=2)
     with pytest.raises(ConfigError, match="another configuration"):
         checkpoint.resume(run_dir, modules, optimizers)
+
+
+@pytest.mark.parametrize("name", ["base", "judge"])
+def test_a_model_that_changed_in_its_place_is_refused(run_dir: Path, name: str) -> None:
+    modules, optimizers = make()
+    checkpoint.resume(run_dir, modules, optimizers)
+    (run_dir / name / "model.safetensors").write_text("others")  # the attempt has loaded the ones before
+    checkpoint.save(run_dir, 2, modules, optimizers)
+    with pytest.raises(ConfigError, match=f"/{name} changed since"):
+        checkpoint.resume(run_dir, modules, optimizers)
+    (run_dir / name / "model.safetensors").write_text("weights")
+    assert checkpoint.resume(run_dir, modules, optimizers) == (2, {})
 
 
 def test_final_is_absent_until_it_is_complete_and_a_new_one_replaces_the_old(run_dir: Path) -> None:

@@ -38,7 +38,7 @@ from trainer.device import Device
 from trainer.layout import Layout
 from trainer.manifest import file_sha256
 from trainer.rankings import group_comparisons
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Comparison
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_NO_SPACE, EXIT_STOPPED, Comparison
 
 BUDGET = 96  # tokens a forward: a step is several of them in one process, and fewer in each of two
 pytestmark = pytest.mark.timeout(900)
@@ -301,6 +301,7 @@ def test_of_several_exit_codes_the_one_that_caused_the_others_counts() -> None:
     assert spawn.cause([None, EXIT_STOPPED]) is None  # the first one is saving
     assert spawn.cause([1, EXIT_BAD_INPUT]) == EXIT_BAD_INPUT  # the first lost the second, which had refused
     assert spawn.cause([-signal.SIGABRT, EXIT_DIVERGED]) == EXIT_DIVERGED
+    assert spawn.cause([EXIT_NO_SPACE, -signal.SIGABRT]) == EXIT_NO_SPACE
     assert spawn.cause([1, -signal.SIGKILL]) == -signal.SIGKILL
     assert spawn.cause([None, 1]) == 1
 

@@ -20,9 +20,9 @@ from builders import (
 )
 from transformers import AutoModelForCausalLM
 
-from trainer import episodes, modeling, ppo, ptx, tree
+from trainer import episodes, modeling, ppo, ptx, rollout, tree
 from trainer.__main__ import main
-from trainer.config import load_run
+from trainer.config import load_run, parse_run
 from trainer.episodes import Measures
 from trainer.manifest import verify_manifest
 from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Prompt
@@ -218,6 +218,40 @@ def test_a_run_killed_in_the_middle_of_anything_ends_as_an_uninterrupted_one(
     assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
     assert_same(run_dir, whole)
     assert read_lines(whole / "metrics.jsonl")[-1]["kl_coefficient"] != 0.01
+
+
+def test_a_resumed_run_keeps_the_room_for_answers_that_memory_left_it(
+    make_run: MakeRun, letter_judge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"prompts": PROMPTS, "lora": {"rank": 4}, "options": options(letter_judge, iterations=3)}
+    plain, whole, run_dir = (make_run("ppo", name=name, **settings) for name in ("plain", "whole", "stopped"))
+    assert main(["ppo", "--run", str(plain)]) == EXIT_DONE
+    honest = rollout._sample_batch
+    for folder in (whole, run_dir):
+        failures = iter([True])
+
+        def sample_batch(*arguments: Any, failures: Any = failures) -> list[rollout.Answer]:
+            if next(failures, False):
+                torch.empty(1 << 60)  # more than there is anywhere
+            return honest(*arguments)
+
+        monkeypatch.setattr(rollout, "_sample_batch", sample_batch)
+        stop = StopAfter(folder, 1 if folder == run_dir else 99)
+        assert ppo.run(folder, load_run(folder), stop) == (EXIT_STOPPED if folder == run_dir else EXIT_DONE)
+    state = json.loads((run_dir / "checkpoints" / "step_000001" / "state.json").read_text())
+    assert state["counters"]["answers_at_once"] == 8
+    assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+    assert_same(run_dir, whole)
+    first, second = (read_lines(folder / "rollouts.jsonl")[0]["text"] for folder in (plain, whole))
+    assert first == second
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_a_run_of_default_length_is_saved_on_its_way(method: str) -> None:
+    asked = {"run_id": "r", "method": method, "model": "m", "options": {"reward_model": "j"}}
+    config = parse_run(asked)
+    assert config.checkpoint_steps == 5 < config.options.iterations  # type: ignore[union-attr]
+    assert parse_run({**asked, "checkpoint_steps": 7}).checkpoint_steps == 7
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Sampling: the right distribution, the right log-probabilities, the right ends, and the same for the same seed."""
 
+from typing import Any
+
 import pytest
 import torch
 from builders import ask, build_tokenizer
@@ -53,6 +55,32 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(model: PreTrainedModel) ->
     by_two = draw(model, Sampling(max_new_tokens=24, batch_size=2), ends)
     alone = [draw(model, Sampling(max_new_tokens=24), ends, rows=[row])[0] for row in range(4)]
     assert [a.ids for a in together] == [a.ids for a in by_two] == [a.ids for a in alone]
+
+
+def test_answers_drawn_again_where_memory_ran_out_are_the_same(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends, sampling = list(range(4, 40)), Sampling(max_new_tokens=24, batch_size=4)
+    together = draw(model, sampling, ends)
+    honest, tried, limit = rollout._sample_batch, list[int](), 1
+
+    def sample_batch(model: Any, prompts: list[list[int]], *rest: Any) -> list[rollout.Answer]:
+        tried.append(len(prompts))
+        if len(prompts) > limit:
+            torch.empty(1 << 60)  # more than there is anywhere
+        return honest(model, prompts, *rest)
+
+    monkeypatch.setattr(rollout, "_sample_batch", sample_batch)
+    noise, room = rollout.noise(0, NAMES, 24), rollout.Room(4)
+    found = rollout.sample(model, PROMPTS, sampling, ends, noise, room)
+    assert [answer.ids for answer in found] == [answer.ids for answer in together]
+    assert tried == [4, 2, 1, 1, 1, 1]
+    rollout.sample(model, PROMPTS, sampling, ends, noise, room)
+    assert tried[6:] == [1, 1, 1, 1]  # for good
+    assert "answers are drawn 1 at a time" in capsys.readouterr().err
+    limit = 0
+    with pytest.raises(ConfigError, match=r"lower sampling\.max_new_tokens"):
+        rollout.sample(model, PROMPTS, sampling, ends, noise)
 
 
 def test_a_prompt_asked_several_times_is_read_once(model: PreTrainedModel) -> None:

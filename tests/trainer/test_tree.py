@@ -279,6 +279,15 @@ def test_running_out_of_memory_halves_the_budget_and_repeats_the_same_step(
     assert "repeated with 128 tokens a forward" in capsys.readouterr().err
 
 
+def test_the_cpu_s_memory_running_out_is_known_among_other_errors() -> None:
+    way, attempts = layout.Layout("packed", 256, FLOAT), iter([1 << 60, 1])
+    way.repeat(lambda: torch.empty(next(attempts)))
+    assert way.tokens == 128
+    with pytest.raises(RuntimeError, match="must match"):
+        way.repeat(lambda: torch.zeros(2) + torch.zeros(3))
+    assert way.tokens == 128
+
+
 def test_a_tree_that_does_not_fit_at_all_is_said_in_a_sentence() -> None:
     way = layout.Layout("packed", 256, FLOAT)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Union
 
-from trainer.config import METHODS, OPTIONS, Lora, RunConfig
+from trainer.config import DEFAULTS, METHODS, OPTIONS, Lora, RunConfig
 
 Kind = Literal["integer", "number", "choice", "switch", "words"]
 
@@ -139,7 +139,8 @@ class OptionField:
 def fields_of(method: str) -> tuple[OptionField, ...]:
     """Return the fields of a method's form, the most important first; raise `KeyError` for no method."""
     found: dict[str, OptionField] = {}
-    for path, hint, default in (*_leaves(OPTIONS[method], ("options",)), *_leaves(RunConfig, ()), *_lora(method)):
+    keys = _leaves_of(RunConfig, (), _defaults(RunConfig) | DEFAULTS.get(method, {}))
+    for path, hint, default in (*_leaves(OPTIONS[method], ("options",)), *keys, *_lora(method)):
         *group, name = path
         if name in found or group[-1:] == ["lora"]:
             name = f"{group[-1]}_{name}"

@@ -130,7 +130,9 @@ def test_an_evaluation_notes_its_figures_on_the_models_it_judged(world: World) -
             assert found == run.report["summary"]["policies"][model.name]
 
 
-@pytest.mark.parametrize(("code", "state"), [("2", "failed"), ("4", "failed"), ("1", "queued"), ("3", "queued")])
+@pytest.mark.parametrize(
+    ("code", "state"), [("2", "failed"), ("4", "failed"), ("1", "queued"), ("3", "queued"), ("5", "queued")]
+)
 def test_the_exit_code_decides_what_becomes_of_the_run(world: World, code: str, state: str) -> None:
     """A stand-in: the real trainer gives 2 only for data that creation refuses, and 4 or 1 only by accident."""
     run_id = world.queue_sft()
@@ -140,8 +142,8 @@ def test_the_exit_code_decides_what_becomes_of_the_run(world: World, code: str, 
     assert run.state == state
     if code in "24":
         assert run.state_reason == f"The reason is {code}."
-    if code == "1":
-        assert run.state_reason == "The trainer ended with code 1: The reason is 1."
+    if code in "15":
+        assert run.state_reason == f"The trainer ended with code {code}: The reason is {code}."
     assert run.attempt == (0 if code == "3" else 1)
     assert run.log_tail.splitlines() == ["Working on it.", f"The reason is {code}."]
     with transaction() as session:
