@@ -61,8 +61,12 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True) -> list[int]:
-    """Return the ids of an answer, with the end token if it `ended` (rather than being cut off by a length limit)."""
-    return _ids(tokenizer, text) + ([end_token_id(tokenizer)] if ended else [])
+    """Return the ids of an answer, with the end token if it `ended` (rather than being cut off by a length limit).
+
+    An answer without any token gets it in either case: there must be something to read.
+    """
+    ids = _ids(tokenizer, text)
+    return ids if ids and not ended else [*ids, end_token_id(tokenizer)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -75,12 +79,20 @@ def encode(
     completions: Seq[str],
     max_length: int,
     truncation: Truncation,
+    ended: Seq[bool] = (),
 ) -> Tree:
-    """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt."""
+    """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt.
+
+    `ended` says of each completion whether it ended; nothing given, all did.
+    """
     prompt = prompt_ids(tokenizer, messages)
     # What an encoder's head reads is its first token: it stays, however much of the prompt behind it is cut.
     kept = int(tokenizer.cls_token_id is not None and prompt[:1] == [tokenizer.cls_token_id])
-    return fit(prompt, [completion_ids(tokenizer, text) for text in completions], max_length, truncation, kept)
+    answers = [
+        completion_ids(tokenizer, text, ended=end)
+        for text, end in zip(completions, ended or (True,) * len(completions), strict=True)
+    ]
+    return fit(prompt, answers, max_length, truncation, kept)
 
 
 def encode_turns(

@@ -117,7 +117,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             return EXIT_STOPPED
         for model, scores in ((judge, rewards), (gold_judge, golds)):
             if model is not None:
-                by_heads = model.reward(reward_model.scores_of_texts(model, messages, found.texts, config.max_length))
+                ended = [answer.finish_reason != "length" for answer in found.answers]
+                by_heads = model.reward(
+                    reward_model.scores_of_texts(model, messages, found.texts, config.max_length, ended)
+                )
                 scores[name] = by_heads.mean(dim=1).tolist()
                 if model is judge and model.size > 1:
                     doubts[name] = by_heads.std(dim=1, correction=0).tolist()

@@ -42,19 +42,24 @@ def load_judges(options: RolloutOptions, device: Device) -> list[Judge]:
 
 
 def score(
-    judges: Sequence[Judge], prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], max_length: int
+    judges: Sequence[Judge],
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    ended: Sequence[Sequence[bool]],
+    max_length: int,
+    truncation: data.Truncation,
 ) -> torch.Tensor:
     """Return the normalised scores (N, M) of all answers by all M heads, on the CPU.
 
-    `texts` are the answers to each prompt, which is read once for all of them, in each judge's own tokens. Raises
-    `ConfigError` on a score that is no number.
+    `texts` are the answers to each prompt, which is read once for all of them, in each judge's own tokens; `ended` says
+    which of them ended. What any of the judges had to cut is counted in `truncation`. Raises `ConfigError` on a score
+    that is no number.
     """
     columns = []
     for judge in judges:
-        cuts = data.Truncation()
         trees = [
-            data.encode(judge.model.tokenizer, prompt.messages, answers, max_length, cuts)
-            for prompt, answers in zip(prompts, texts, strict=True)
+            data.encode(judge.model.tokenizer, prompt.messages, answers, max_length, truncation, ends)
+            for prompt, answers, ends in zip(prompts, texts, ended, strict=True)
         ]
         found = judge.layout.repeat(lambda: reward_model.score_heads(judge.model, trees, judge.layout))  # noqa: B023
         columns.append(torch.cat(found))

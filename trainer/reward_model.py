@@ -35,11 +35,12 @@ class RewardModel(nn.Module):
     """An ensemble of E scalar heads for the ranking and for each of C criteria: L = (1 + C) E numbers an answer.
 
     The E heads sit on one trunk, or on the trunks of several whole models (`members`). Inside is transformers' sequence
-    classifier, so any transformers can load a saved one. A decoder is read at the last real token by heads without a
-    bias, which a ranking loss cannot see. An encoder (BERT and its like) sees each answer whole, with its prompt, and
-    is read by the head that its architecture brings. `mean` and `std` (L,) are measured after training, on reference
-    answers, so that those score 0 on average with standard deviation 1. The reward is the sum of the normalised scores
-    times `mix`, the weights of the ranking and of the criteria. `log_nu` is of Davidson's loss, one for each model.
+    classifier, so any transformers can load a saved one. A decoder is read at the last real token, which is the end
+    token of an answer that ended, by heads without a bias, which a ranking loss cannot see. An encoder (BERT and its
+    like) sees each answer whole, with its prompt, and is read by the head that its architecture brings. `mean` and
+    `std` (L,) are measured after training, on reference answers, so that those score 0 on average with standard
+    deviation 1. The reward is the sum of the normalised scores times `mix`, the weights of the ranking and of the
+    criteria. `log_nu` is of Davidson's loss, one for each model.
     """
 
     mean: torch.Tensor
@@ -262,20 +263,31 @@ def score_all(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) ->
 
 
 def score_texts(
-    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+    model: RewardModel,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] = (),
 ) -> torch.Tensor:
     """Return the reward (N,) of completions, each of the prompt beside it, by the model's own tokenizer."""
-    return model.reward(scores_of_texts(model, prompts, completions, max_length)).mean(dim=1)
+    return model.reward(scores_of_texts(model, prompts, completions, max_length, ended)).mean(dim=1)
 
 
 def scores_of_texts(
-    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+    model: RewardModel,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] = (),
 ) -> torch.Tensor:
-    """Return the normalised scores (N, L) of completions, each of the prompt beside it."""
+    """Return the normalised scores (N, L) of completions, each of the prompt beside it.
+
+    One that is not among the `ended` is read at its last token; nothing given, all ended.
+    """
     cuts = data.Truncation()
     trees = [
-        data.encode(model.tokenizer, messages, [text], max_length, cuts)
-        for messages, text in zip(prompts, completions, strict=True)
+        data.encode(model.tokenizer, messages, [text], max_length, cuts, [end])
+        for messages, text, end in zip(prompts, completions, ended or (True,) * len(completions), strict=True)
     ]
     # One answer a prompt: rows need no mask, and in the model's own precision no autocast.
     rows = Layout("rows", TOKENS_PER_FORWARD, Device(model.mean.device, torch.float32))

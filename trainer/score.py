@@ -35,7 +35,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     model = reward_model.load_reward(config.model, device.dtype, device.device)
     truncation = data.Truncation()
     trees = [
-        data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation) for row in tasks
+        data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
+        for row in tasks
     ]
     layout = Layout("rows", TOKENS_PER_FORWARD, device)
 

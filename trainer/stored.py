@@ -55,7 +55,7 @@ class Index:
             if row.weight == 0 or not wanted(row) or not named(row, ties, flags=flags, criteria=criteria):
                 continue
             said = [[message.role, message.content] for message in row.messages]
-            key = hashlib.sha256(canonical([said, row.completions])).digest()[:16]
+            key = hashlib.sha256(canonical([said, row.completions, row.ended])).digest()[:16]
             owners.append(numbers.setdefault(key, len(numbers)))
             offsets.append(offset)
             self.has_pairs = self.has_pairs or bool(row.pairs())

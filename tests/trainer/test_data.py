@@ -21,6 +21,9 @@ def test_a_completion_ends_in_the_end_token_and_starts_where_the_prompt_ends() -
 
 def test_an_answer_cut_off_by_a_length_limit_gets_no_end_token() -> None:
     assert data.completion_ids(TOKENIZER, "yo", ended=False) == data.completion_ids(TOKENIZER, "yo")[:-1]
+    tree = data.encode(TOKENIZER, ask("hi"), ["yo", "so"], 64, data.Truncation(), [False, True])
+    assert [TOKENIZER.decode(completion) for completion in tree.completions] == ["yo", "so<end>"]
+    assert data.completion_ids(TOKENIZER, "", ended=False) == [TOKENIZER.eos_token_id]  # nothing cannot be read
 
 
 def test_a_tokenizer_without_a_chat_template_gets_a_plain_form() -> None:

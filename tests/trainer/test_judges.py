@@ -11,8 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainer import judges, modeling, reward_model
 from trainer.config import ConfigError, PpoOptions, parse_run
+from trainer.data import Truncation, prompt_ids
+from trainer.tree import Tree
 
 TEXTS = [["aaaa", "bbbb", "cccc"], ["cc", "a b", "hhhh"]]
+ENDED = [[True] * 3] * 2
 
 
 def ppo_options(judge: str, *more: str) -> PpoOptions:
@@ -26,7 +29,7 @@ def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
     letter_judge: str, two_headed_judge: str
 ) -> None:
     jury = judges.load_judges(ppo_options(letter_judge, two_headed_judge), CPU)
-    found = judges.score(jury, PROMPTS[:2], TEXTS, 64)
+    found = judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
     assert found.shape == (6, 3)
     prompts = [prompt.messages for prompt, texts in zip(PROMPTS, TEXTS, strict=False) for _ in texts]
     for number, folder in enumerate((letter_judge, two_headed_judge)):
@@ -37,12 +40,24 @@ def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
     assert found[:3].argmax(dim=0).tolist() == [0, 1, 2]  # each head likes its own letter
 
 
+def test_an_answer_that_never_ended_is_judged_at_its_last_token_and_the_others_as_before(letter_judge: str) -> None:
+    (judge,) = jury = judges.load_judges(ppo_options(letter_judge), CPU)
+    found = judges.score(jury, PROMPTS[:1], TEXTS[:1], [[True, False, True]], 64, Truncation())[:, 0]
+    whole = judges.score(jury, PROMPTS[:1], TEXTS[:1], ENDED[:1], 64, Truncation())[:, 0]
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]], rtol=1e-4, atol=1e-5)
+    tokenizer = judge.model.tokenizer
+    cut = Tree(prompt_ids(tokenizer, PROMPTS[0].messages), [tokenizer.encode("bbbb", add_special_tokens=False)])
+    (alone,) = reward_model.score(judge.model, [cut], judge.layout)
+    torch.testing.assert_close(found[[1]], alone, rtol=1e-4, atol=1e-5)
+    assert abs(found[1] - whole[1]) > 0.1
+
+
 def test_a_score_that_is_no_number_is_refused(letter_judge: str) -> None:
     jury = judges.load_judges(ppo_options(letter_judge), CPU)
-    judges.score(jury, PROMPTS[:2], TEXTS, 64)
+    judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
     jury[0].model.std.fill_(float("nan"))
     with pytest.raises(ConfigError, match="a score that is no number"):
-        judges.score(jury, PROMPTS[:2], TEXTS, 64)
+        judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
 
 
 def test_the_same_reward_model_twice_is_refused(letter_judge: str) -> None:
