@@ -106,7 +106,8 @@ def encode_turns(
 
     Raises `ConfigError` where the chat template renders a conversation otherwise once it goes on, or ends a turn with
     another token than the tokenizer's end token: then what is learned would not be what is met in sampling. A
-    conversation that is too long loses its beginning.
+    conversation that is too long is cut as in `fit`, all before the last answer being the prompt. An earlier answer
+    that the cut leaves without its question is read, but not scored.
     """
     answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
     starts = [_template_text(tokenizer, messages[:number]) for number in (*answers, len(messages))]
@@ -115,9 +116,9 @@ def encode_turns(
     scored = [False] * len(ids)
     for number, text in enumerate(said):
         answer = completion_ids(tokenizer, text)
-        ids += answer
-        scored += [True] * len(answer)
         if number + 1 < len(said):
+            ids += answer
+            scored += [True] * len(answer)
             before = f"{starts[number]}{text}{tokenizer.eos_token}"
             if not starts[number + 1].startswith(before):
                 raise ConfigError(
@@ -127,10 +128,13 @@ def encode_turns(
             between = _ids(tokenizer, starts[number + 1][len(before) :])
             ids += between
             scored += [False] * len(between)
-    if len(ids) > max_length:
-        truncation.prompts += 1
-        ids, scored = ids[-max_length:], scored[-max_length:]
-    first = max(1, scored.index(True))
+    before_last, (last,), _ = fit(ids, [answer], max_length, truncation)
+    scored = scored[len(ids) - len(before_last) :]
+    if len(before_last) < len(ids):
+        orphan = scored.index(False)
+        scored[:orphan] = [False] * orphan
+    ids, scored = before_last + last, scored + [True] * len(last)
+    first = scored.index(True)
     return Tree(ids[:first], [ids[first:]], [scored[first:]])
 
 

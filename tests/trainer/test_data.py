@@ -62,6 +62,19 @@ def test_a_long_conversation_loses_its_beginning() -> None:
     assert cuts.prompts == 1
 
 
+def test_an_answer_longer_than_the_length_keeps_its_beginning_and_the_end_of_its_question() -> None:
+    cuts = data.Truncation()
+    tree = data.encode_turns(TOKENIZER, CONVERSATION, "abcdefghijklmnopqrst", 16, cuts)
+    assert TOKENIZER.decode(tree.prompt + tree.completions[0]) == "o<end><user>so?<end><assistant>abcdefgh"
+    assert tree.scored is not None
+    # The end of the first answer has lost its question: it is read, but not learned.
+    asked = [token for token, wanted in zip(tree.completions[0], tree.scored[0], strict=True) if wanted]
+    assert TOKENIZER.decode(asked) == "abcdefgh"
+    assert cuts == data.Truncation(prompts=1, completions=1)
+    one = data.encode_turns(TOKENIZER, ask("hi"), "abcdefghijklmnopqrst", 16, data.Truncation())
+    assert one[:2] == data.encode(TOKENIZER, ask("hi"), ["abcdefghijklmnopqrst"], 16, data.Truncation())[:2]
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_training_on_all_of_them() -> None:
     tokenizer = build_tokenizer()
     data.encode_turns(tokenizer, CONVERSATION, "so", 64, data.Truncation())
