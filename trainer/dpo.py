@@ -39,11 +39,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     #    read from the file when a step needs it.
     path = run_dir / "data" / "comparisons.jsonl"
     learned, judged = Index(path, lambda row: row.split == "train"), Index(path, lambda row: row.split == "held_out")
-    if not learned.has_pairs:
-        raise ConfigError(
-            "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
-            "collect rankings that are not all ties."
-        )
+    learned.check_pairs()
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
@@ -102,6 +98,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
         "held_out_pairs": judged.count_pairs(),
+        "rankings_without_preference": learned.skipped + judged.skipped,
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
         "chat_template_sha256": data.template_hash(tokenizer),

@@ -84,6 +84,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         for name, mix in ((options.reward_model, weights_of(options.reward_mix)), (options.gold_model, {}))
     )
 
+    for model, name in ((judge, options.reward_model), (gold_judge, options.gold_model)):
+        if model is not None and name is not None:
+            modeling.check_length(model.classifier, name, config.max_length)
+
     # 2. Each policy answers, and says how likely it found its own answers.
     checkpoint.cut_metrics(run_dir, 0)
     total = len(policies) * len(prompts) * options.samples_per_prompt

@@ -14,7 +14,7 @@ from trainer import data, reward_model, shards
 from trainer.config import ConfigError, RolloutOptions, weights_of
 from trainer.device import Device
 from trainer.layout import Layout
-from trainer.modeling import core
+from trainer.modeling import check_length, core
 from trainer.records import Prompt
 from trainer.reward_model import RewardModel
 
@@ -29,11 +29,12 @@ class Judge(NamedTuple):
     layout: Layout
 
 
-def load_judges(options: RolloutOptions, device: Device) -> list[Judge]:
-    """Load every reward model; each must score its probe texts as it did when it was saved."""
+def load_judges(options: RolloutOptions, device: Device, max_length: int) -> list[Judge]:
+    """Load every reward model; each must score its probe texts as it did when it was saved, and read `max_length`."""
     judges = []
     for folder in (options.reward_model, *options.more_reward_models):
         model = reward_model.load_reward(folder, device.dtype, device.device, weights_of(options.reward_mix))
+        check_length(model.classifier, folder, max_length)
         layout = model.choose_layout(reward_model.TOKENS_PER_FORWARD, device)
         # The weights are in the run's precision already: no autocast.
         layout.device = Device(device.device, torch.float32)

@@ -51,11 +51,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         ties=options.loss == "davidson",
         criteria=criteria,
     )
-    if not learned.has_pairs:
-        raise ConfigError(
-            "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
-            "collect rankings that are not all ties."
-        )
+    learned.check_pairs()
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
@@ -126,6 +122,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
         "held_out_pairs": judged.count_pairs(),
+        "rankings_without_preference": learned.skipped + judged.skipped,
     }
     if judged_by:
         scores = score_groups(model, held_out, layout)

@@ -212,7 +212,7 @@ def _new(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) 
     dtype = device.dtype if config.lora else torch.float32
     criteria = tuple(weights_of(options.criteria))
     first = _load_classifier(config.model, dtype, tokenizer, options.heads * (1 + len(criteria))).to(device.device)
-    check_length(first, config)
+    check_length(first, config.model, config.max_length)
     copies = [members.twin(first, shared=config.lora is not None) for _ in range(options.models - 1)]
     for number, classifier in enumerate((first, *copies)):
         torch.manual_seed(config.seed + number)

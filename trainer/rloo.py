@@ -46,7 +46,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     rollout.check_prompts(tokenizer, prompts, options.sampling, config.max_length)
 
     # 2. The models, and where an earlier attempt left them.
-    jury = judges.load_judges(options, device)
+    jury = judges.load_judges(options, device, config.max_length)
     actor = Actor(modeling.load_trainable(config, device), modeling.load_frozen(config, device))
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     work = modeling.prepare_training(actor.policy, options.optim, device)
@@ -96,7 +96,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 return EXIT_STOPPED
 
     # 7. Save and report.
-    course.finish(tokenizer)
+    course.finish(tokenizer, {})
     return EXIT_DONE
 
 

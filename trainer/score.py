@@ -18,6 +18,7 @@ from trainer import checkpoint, data, report, reward_model
 from trainer.config import ConfigError, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
+from trainer.modeling import check_length
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, Score, read_comparisons, write_jsonl
 from trainer.stop import StopSignal
 
@@ -33,6 +34,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         raise ConfigError("data/comparisons.jsonl holds no task to score; open ranking tasks first.")
     device = setup(config)
     model = reward_model.load_reward(config.model, device.dtype, device.device)
+    check_length(model.classifier, config.model, config.max_length)
     truncation = data.Truncation()
     trees = [
         data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
@@ -62,6 +64,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "headline": f"{len(scores)} tasks scored by {heads} head{'' if heads == 1 else 's'}.",
             "tasks": len(scores),
             "heads": heads,
+            "truncated_prompts": truncation.prompts,
+            "truncated_completions": truncation.completions,
             "mean_information": fmean(row.information for row in scores),
             "mean_spread": fmean(row.spread for row in scores),
             "mean_margin": fmean(row.margin for row in scores),

@@ -84,7 +84,7 @@ def trio(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_member_sits_in_the_jury_of_ppo_and_the_worst_and_the_unsure_count(trio: str) -> None:
     asked = [Prompt("p", ask("is it red 99"))]
-    (judge,) = jury = judges.load_judges(PpoOptions(reward_model=trio), CPU)
+    (judge,) = jury = judges.load_judges(PpoOptions(reward_model=trio), CPU, 64)
     scores = judges.score(jury, asked, [TEXTS], [[True] * 3], 128, data.Truncation())
     assert scores.shape == (3, 3)
     torch.testing.assert_close(scores, raw_scores(judge.model), rtol=1e-4, atol=1e-4)
@@ -107,7 +107,7 @@ def test_a_whole_run_of_ppo_is_rewarded_by_all_members_together(make_run: MakeRu
     told = read_lines(run_dir / "rollouts.jsonl")
     assert told
     asked = {prompt.id: prompt for prompt in PROMPTS}
-    jury = judges.load_judges(PpoOptions(reward_model=trio), CPU)
+    jury = judges.load_judges(PpoOptions(reward_model=trio), CPU, 64)
     texts, ended = [[row["text"]] for row in told], [[row["finish_reason"] != "length"] for row in told]
     assert [False] in ended  # answers that were cut off are judged as they are
     scores = judges.score(jury, [asked[row["prompt_id"]] for row in told], texts, ended, 512, data.Truncation())

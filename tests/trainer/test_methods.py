@@ -323,6 +323,20 @@ def test_truncated_prompts_are_counted_in_the_report(make_run: MakeRun) -> None:
     assert summary_of(run_dir)["truncated_prompts"] == 1
 
 
+@pytest.mark.parametrize("method", ["reward", "dpo"])
+def test_rankings_that_prefer_nothing_are_counted_in_the_report(make_run: MakeRun, method: str) -> None:
+    tie = Comparison("t", ask("which"), ("a", "b"), ((0, 1),))
+    silent = [tie, dataclasses.replace(tie, ranking=(), split="held_out"), Comparison("s", ask("x"), ("a",), ((0,),))]
+    weightless = dataclasses.replace(tie, weight=0.0)
+    for name, rows, count in (("good", [], 0), ("silent", [*silent, weightless], 3)):
+        run_dir = make_run(
+            method, name=name, comparisons=[*some_comparisons(2), *rows], options={"optim": {**FAST, "max_steps": 1}}
+        )
+        assert main([method, "--run", str(run_dir)]) == EXIT_DONE
+        assert summary_of(run_dir)["rankings_without_preference"] == count
+        assert summary_of(run_dir)["train_prompts"] == 2
+
+
 # Stop and resume
 
 
