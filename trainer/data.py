@@ -6,7 +6,6 @@ start with the ids of the prompt by construction, in training as in sampling.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence as Seq
@@ -52,12 +51,6 @@ def _template_text(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -
         return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
     text = "".join(f"{message.role.capitalize()}: {message.content}\n\n" for message in messages)
     return text + "Assistant:\n"
-
-
-def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the sha256 of the chat template; None for a tokenizer without one, which gets the plain form."""
-    template = tokenizer.chat_template
-    return hashlib.sha256(str(template).encode()).hexdigest() if template else None
 
 
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True) -> list[int]:

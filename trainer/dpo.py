@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from trainer import checkpoint, data, model_card, modeling, optim, report
+from trainer import chat_template, checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, DpoOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.layout import Layout
@@ -43,6 +43,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     truncation = data.Truncation()
     train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
 
@@ -101,7 +102,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "rankings_without_preference": learned.skipped + judged.skipped,
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
-        "chat_template_sha256": data.template_hash(tokenizer),
+        **template,
     }
     if held_out:
         summary |= judge(model, held_out, held_out_reference, options, layout)

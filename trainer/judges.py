@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainer import data, reward_model, shards
+from trainer import chat_template, data, reward_model, shards
 from trainer.config import ConfigError, RolloutOptions, weights_of
 from trainer.device import Device
 from trainer.layout import Layout
@@ -35,6 +35,7 @@ def load_judges(options: RolloutOptions, device: Device, max_length: int) -> lis
     for folder in (options.reward_model, *options.more_reward_models):
         model = reward_model.load_reward(folder, device.dtype, device.device, weights_of(options.reward_mix))
         check_length(model.classifier, folder, max_length)
+        chat_template.facts(folder, model.tokenizer)
         layout = model.choose_layout(reward_model.TOKENS_PER_FORWARD, device)
         # The weights are in the run's precision already: no autocast.
         layout.device = Device(device.device, torch.float32)

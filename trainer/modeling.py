@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from trainer import head, layers, shards, tree
+from trainer import chat_template, head, layers, shards, tree
 from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -111,6 +111,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Save a whole model (adapters merged) and its tokenizer so that plain transformers loads the folder."""
     cast_weights(merge_lora(model), dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    chat_template.save(folder, tokenizer)
 
 
 def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

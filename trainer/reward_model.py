@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, layers, members, shards, tree
+from trainer import chat_template, data, layers, members, shards, tree
 from trainer.config import RANKING, ConfigError, Optim, RewardOptions, RunConfig, weights_of
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -303,6 +303,7 @@ def save_reward(model: RewardModel, folder: Path, max_length: int) -> None:
     model.classifier.save_pretrained(folder)
     members.save(model.members, folder)
     model.tokenizer.save_pretrained(folder)
+    chat_template.save(folder, model.tokenizer)
     texts = [text for _, text in PROBES]
     scores = scores_of_texts(model, [_ask(question) for question, _ in PROBES], texts, max_length).tolist()
     facts = {

@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 from torch.nn.functional import softplus
 
-from trainer import checkpoint, data, report, reward_model
+from trainer import chat_template, checkpoint, data, report, reward_model
 from trainer.config import ConfigError, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
@@ -35,6 +35,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     device = setup(config)
     model = reward_model.load_reward(config.model, device.dtype, device.device)
     check_length(model.classifier, config.model, config.max_length)
+    template = chat_template.facts(config.model, model.tokenizer)
     truncation = data.Truncation()
     trees = [
         data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
@@ -69,6 +70,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "mean_information": fmean(row.information for row in scores),
             "mean_spread": fmean(row.spread for row in scores),
             "mean_margin": fmean(row.margin for row in scores),
+            **template,
         },
     )
     return EXIT_DONE
