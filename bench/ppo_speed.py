@@ -157,7 +157,7 @@ def ours(folder: Path, case: Case) -> dict[str, float]:
     options = config.options
     assert isinstance(options, PpoOptions)
     device, tokenizer = setup(config), modeling.load_tokenizer(config.model)
-    jury = judges.load_judges(options, device)
+    jury = judges.load_judges(options, device, config.max_length)
     actor = ppo.load_actor(config, device, jury[0])
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     answerer = sampler.load_sampler(folder, config, actor.policy, tokenizer, device)

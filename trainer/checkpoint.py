@@ -5,7 +5,8 @@
                                rng.safetensors        torch, CUDA, NumPy
                                state.json             step, counters, Python's generator, hashes of inputs and models
                                manifest.json          sha256 of each file, written last
-    final/                     a whole model for plain transformers, and manifest.json
+    final/                     a whole model for plain transformers, template.json (the chat template's hash), the card,
+                               and manifest.json
 
 A folder is written aside, flushed to the disk and renamed; `manifest.verify_manifest` checks either kind. Where the
 writing fails, as on a full disk, nothing of it stays.

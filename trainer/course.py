@@ -140,14 +140,14 @@ class Course:
             checkpoint.save(self._run_dir, iteration, self._modules(), self.optimizers, state, team)
         return stops
 
-    def finish(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Save the policy, the last one or the best, and report."""
+    def finish(self, tokenizer: PreTrainedTokenizerBase, more: Mapping[str, object]) -> None:
+        """Save the policy, the last one or the best, and report, with what `more` there is to say."""
         if self._brakes.spent or self._options.keep == "best":
             self._brakes.restore()
         policy = modeling.assemble(self._actor.policy, self._config, self._layout.device)
         if not self._layout.device.team.leads:
             return
-        summary = rollout_log.summarise(self._run_dir, self._options, self._brakes)
+        summary = rollout_log.summarise(self._run_dir, self._options, self._brakes) | dict(more)
         checkpoint.write_final(
             self._run_dir,
             lambda folder: modeling.save_policy(policy, tokenizer, folder, self._layout.device.dtype),

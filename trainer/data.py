@@ -6,7 +6,6 @@ start with the ids of the prompt by construction, in training as in sampling.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence as Seq
@@ -54,15 +53,13 @@ def _template_text(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -
     return text + "Assistant:\n"
 
 
-def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the sha256 of the chat template; None for a tokenizer without one, which gets the plain form."""
-    template = tokenizer.chat_template
-    return hashlib.sha256(str(template).encode()).hexdigest() if template else None
-
-
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True) -> list[int]:
-    """Return the ids of an answer, with the end token if it `ended` (rather than being cut off by a length limit)."""
-    return _ids(tokenizer, text) + ([end_token_id(tokenizer)] if ended else [])
+    """Return the ids of an answer, with the end token if it `ended` (rather than being cut off by a length limit).
+
+    An answer without any token gets it in either case: there must be something to read.
+    """
+    ids = _ids(tokenizer, text)
+    return ids if ids and not ended else [*ids, end_token_id(tokenizer)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -75,12 +72,20 @@ def encode(
     completions: Seq[str],
     max_length: int,
     truncation: Truncation,
+    ended: Seq[bool] = (),
 ) -> Tree:
-    """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt."""
+    """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt.
+
+    `ended` says of each completion whether it ended; nothing given, all did.
+    """
     prompt = prompt_ids(tokenizer, messages)
     # What an encoder's head reads is its first token: it stays, however much of the prompt behind it is cut.
     kept = int(tokenizer.cls_token_id is not None and prompt[:1] == [tokenizer.cls_token_id])
-    return fit(prompt, [completion_ids(tokenizer, text) for text in completions], max_length, truncation, kept)
+    answers = [
+        completion_ids(tokenizer, text, ended=end)
+        for text, end in zip(completions, ended or (True,) * len(completions), strict=True)
+    ]
+    return fit(prompt, answers, max_length, truncation, kept)
 
 
 def encode_turns(
@@ -94,7 +99,8 @@ def encode_turns(
 
     Raises `ConfigError` where the chat template renders a conversation otherwise once it goes on, or ends a turn with
     another token than the tokenizer's end token: then what is learned would not be what is met in sampling. A
-    conversation that is too long loses its beginning.
+    conversation that is too long is cut as in `fit`, all before the last answer being the prompt. An earlier answer
+    that the cut leaves without its question is read, but not scored.
     """
     answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
     starts = [_template_text(tokenizer, messages[:number]) for number in (*answers, len(messages))]
@@ -103,9 +109,9 @@ def encode_turns(
     scored = [False] * len(ids)
     for number, text in enumerate(said):
         answer = completion_ids(tokenizer, text)
-        ids += answer
-        scored += [True] * len(answer)
         if number + 1 < len(said):
+            ids += answer
+            scored += [True] * len(answer)
             before = f"{starts[number]}{text}{tokenizer.eos_token}"
             if not starts[number + 1].startswith(before):
                 raise ConfigError(
@@ -115,10 +121,13 @@ def encode_turns(
             between = _ids(tokenizer, starts[number + 1][len(before) :])
             ids += between
             scored += [False] * len(between)
-    if len(ids) > max_length:
-        truncation.prompts += 1
-        ids, scored = ids[-max_length:], scored[-max_length:]
-    first = max(1, scored.index(True))
+    before_last, (last,), _ = fit(ids, [answer], max_length, truncation)
+    scored = scored[len(ids) - len(before_last) :]
+    if len(before_last) < len(ids):
+        orphan = scored.index(False)
+        scored[:orphan] = [False] * orphan
+    ids, scored = before_last + last, scored + [True] * len(last)
+    first = scored.index(True)
     return Tree(ids[:first], [ids[first:]], [scored[first:]])
 
 

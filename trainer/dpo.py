@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from trainer import checkpoint, data, model_card, modeling, optim, report
+from trainer import chat_template, checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, DpoOptions, RunConfig
 from trainer.device import Device, setup
 from trainer.layout import Layout
@@ -41,14 +41,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     #    read from the file when a step needs it.
     path = run_dir / "data" / "comparisons.jsonl"
     learned, judged = Index(path, lambda row: row.split == "train"), Index(path, lambda row: row.split == "held_out")
-    if not learned.has_pairs:
-        raise ConfigError(
-            "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
-            "collect rankings that are not all ties."
-        )
+    learned.check_pairs()
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     truncation = data.Truncation()
     train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
 
@@ -104,9 +101,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
         "held_out_pairs": judged.count_pairs(),
+        "rankings_without_preference": learned.skipped + judged.skipped,
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
-        "chat_template_sha256": data.template_hash(tokenizer),
+        **template,
     }
     if held_out:
         summary |= judge(model, held_out, held_out_reference, options, layout)

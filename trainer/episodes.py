@@ -52,6 +52,7 @@ class Episodes(NamedTuple):
     judged: torch.Tensor  # (N, M) by every head of every reward model
     scores: torch.Tensor  # (N,) of the ensemble, before any penalty
     mask: torch.Tensor
+    cut: tuple[int, int] = (0, 0)  # prompts and answers that a reward model could not read whole
 
     def rows(self, trees: Sequence[int]) -> list[int]:
         """Return the rows of the answers to some of the prompts, in the order of a batch of their trees."""
@@ -118,22 +119,31 @@ def roll_out(
     rows = [each * n + k for n in ours for k in range(each)]
     found = answerer.answer([ids[row // each] for row in rows], [f"{iteration}/{row}" for row in rows])
     said = [rollout.text_of(tokenizer, answer) for answer in found]
-    by_prompt = [said[start : start + each] for start in range(0, len(said), each)]
-    marks = judges.score(jury, [prompts[n] for n in ours], by_prompt, config.max_length).tolist() if ours else []
+    ended = [answer.finish_reason != "length" for answer in found]
+    starts = range(0, len(said), each)
+    by_prompt, ends = [said[at : at + each] for at in starts], [ended[at : at + each] for at in starts]
+    cuts = data.Truncation()
+    marks = (
+        judges.score(jury, [prompts[n] for n in ours], by_prompt, ends, config.max_length, cuts).tolist()
+        if ours
+        else []
+    )
     whole: dict[int, tuple[rollout.Answer, str, list[float]]] = {}
-    for part in device.team.gather([rows, found, said, marks]):
+    parts = device.team.gather([rows, found, said, marks, (cuts.prompts, cuts.completions)])
+    for *part, _ in parts:
         whole |= {row: (rollout.Answer(*answer), text, mark) for row, answer, text, mark in zip(*part, strict=True)}
     answers, texts, numbers = (list(column) for column in zip(*(whole[row] for row in sorted(whole)), strict=True))
     judged = torch.tensor(numbers, device=device.device)
     scores = losses.ensemble_score(judged, options.reward_ensemble, options.uncertainty_coefficient)
     if options.reward_clip is not None:
         scores = scores.clamp(-options.reward_clip, options.reward_clip)
+    cut_prompts, cut_answers = (sum(part[-1][n] for part in parts) for n in (0, 1))
     lengths = torch.tensor([len(answer.ids) for answer in answers])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     trees = [
         tree.Tree(prompt, [answer.ids for answer in answers[each * n : each * (n + 1)]]) for n, prompt in enumerate(ids)
     ]
-    return Episodes(prompts, trees, answers, texts, judged, scores, mask.to(device.device))
+    return Episodes(prompts, trees, answers, texts, judged, scores, mask.to(device.device), (cut_prompts, cut_answers))
 
 
 def epochs(count: int, options: RolloutOptions, seed: int, iteration: int) -> list[list[list[int]]]:

@@ -84,6 +84,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         for name, mix in ((options.reward_model, weights_of(options.reward_mix)), (options.gold_model, {}))
     )
 
+    for model, name in ((judge, options.reward_model), (gold_judge, options.gold_model)):
+        if model is not None and name is not None:
+            modeling.check_length(model.classifier, name, config.max_length)
+
     # 2. Each policy answers, and says how likely it found its own answers.
     checkpoint.cut_metrics(run_dir, 0)
     total = len(policies) * len(prompts) * options.samples_per_prompt
@@ -117,7 +121,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             return EXIT_STOPPED
         for model, scores in ((judge, rewards), (gold_judge, golds)):
             if model is not None:
-                by_heads = model.reward(reward_model.scores_of_texts(model, messages, found.texts, config.max_length))
+                ended = [answer.finish_reason != "length" for answer in found.answers]
+                by_heads = model.reward(
+                    reward_model.scores_of_texts(model, messages, found.texts, config.max_length, ended)
+                )
                 scores[name] = by_heads.mean(dim=1).tolist()
                 if model is judge and model.size > 1:
                     doubts[name] = by_heads.std(dim=1, correction=0).tolist()

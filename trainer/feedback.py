@@ -226,9 +226,19 @@ def soft_label(question: Question, verdict: Verdict) -> list[Comparison]:
     """Return a verdict as two rankings of the pair, weighted by their probabilities, of the labeler `ai:principle`."""
     row = question.comparison
     texts = (row.completions[verdict.first], row.completions[verdict.second])
+    ended = (row.ended[verdict.first], row.ended[verdict.second]) if row.ended else ()
     name = f"{row.id}/{verdict.first}-{verdict.second}/{verdict.principle}"
     return [
-        Comparison(f"{name}/{kind}", row.messages, texts, ranking, weight, f"ai:{verdict.principle}", row.split)
+        Comparison(
+            f"{name}/{kind}",
+            row.messages,
+            texts,
+            ranking,
+            weight,
+            f"ai:{verdict.principle}",
+            row.split,
+            ended=() if all(ended) else ended,
+        )
         for kind, ranking, weight in (
             ("first", ((0,), (1,)), verdict.probability),
             ("second", ((1,), (0,)), 1 - verdict.probability),

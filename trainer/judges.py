@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainer import data, reward_model, shards
+from trainer import chat_template, data, reward_model, shards
 from trainer.config import ConfigError, RolloutOptions, weights_of
 from trainer.device import Device
 from trainer.layout import Layout
-from trainer.modeling import core
+from trainer.modeling import check_length, core
 from trainer.records import Prompt
 from trainer.reward_model import RewardModel
 
@@ -29,11 +29,13 @@ class Judge(NamedTuple):
     layout: Layout
 
 
-def load_judges(options: RolloutOptions, device: Device) -> list[Judge]:
-    """Load every reward model; each must score its probe texts as it did when it was saved."""
+def load_judges(options: RolloutOptions, device: Device, max_length: int) -> list[Judge]:
+    """Load every reward model; each must score its probe texts as it did when it was saved, and read `max_length`."""
     judges = []
     for folder in (options.reward_model, *options.more_reward_models):
         model = reward_model.load_reward(folder, device.dtype, device.device, weights_of(options.reward_mix))
+        check_length(model.classifier, folder, max_length)
+        chat_template.facts(folder, model.tokenizer)
         layout = model.choose_layout(reward_model.TOKENS_PER_FORWARD, device)
         # The weights are in the run's precision already: no autocast.
         layout.device = Device(device.device, torch.float32)
@@ -42,19 +44,24 @@ def load_judges(options: RolloutOptions, device: Device) -> list[Judge]:
 
 
 def score(
-    judges: Sequence[Judge], prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], max_length: int
+    judges: Sequence[Judge],
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    ended: Sequence[Sequence[bool]],
+    max_length: int,
+    truncation: data.Truncation,
 ) -> torch.Tensor:
     """Return the normalised scores (N, M) of all answers by all M heads, on the CPU.
 
-    `texts` are the answers to each prompt, which is read once for all of them, in each judge's own tokens. Raises
-    `ConfigError` on a score that is no number.
+    `texts` are the answers to each prompt, which is read once for all of them, in each judge's own tokens; `ended` says
+    which of them ended. What any of the judges had to cut is counted in `truncation`. Raises `ConfigError` on a score
+    that is no number.
     """
     columns = []
     for judge in judges:
-        cuts = data.Truncation()
         trees = [
-            data.encode(judge.model.tokenizer, prompt.messages, answers, max_length, cuts)
-            for prompt, answers in zip(prompts, texts, strict=True)
+            data.encode(judge.model.tokenizer, prompt.messages, answers, max_length, truncation, ends)
+            for prompt, answers, ends in zip(prompts, texts, ended, strict=True)
         ]
         found = judge.layout.repeat(lambda: reward_model.score_heads(judge.model, trees, judge.layout))  # noqa: B023
         columns.append(torch.cat(found))

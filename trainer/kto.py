@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import torch
 from transformers import PreTrainedModel
 
-from trainer import checkpoint, data, model_card, modeling, optim, report
+from trainer import chat_template, checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, KtoOptions, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
@@ -65,6 +65,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     truncation = data.Truncation()
     sides = [StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged)]
 
@@ -122,7 +123,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_prompts": len(held_out.groups),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
-        "chat_template_sha256": data.template_hash(tokenizer),
+        **template,
     }
     if len(held_out.groups):
         summary |= judge(model, held_out, options, layout)

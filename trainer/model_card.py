@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import report
+from trainer import chat_template, report
 from trainer.config import RunConfig, dump_run
 
 TITLES = {
@@ -45,7 +45,7 @@ def text(run_dir: Path, config: RunConfig, summary: Mapping[str, Any]) -> str:
         f"# {base}, {TITLES.get(config.method, config.method)}",
         str(summary.get("headline", "")),
         "## Training",
-        report.table(("what", "value"), [*_training(config, base), *_options(config)]),
+        report.table(("what", "value"), [*_training(config, base), *_template(summary), *_options(config)]),
         "## Data",
         report.table(("what", "value"), _data(run_dir)) if _data(run_dir) else "The run's data has no manifest.",
     ]
@@ -76,6 +76,13 @@ def _training(config: RunConfig, base: str) -> list[tuple[str, str]]:
         ("seed", str(config.seed)),
         *((name, version) for name, version in report.versions().items()),
     ]
+
+
+def _template(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if chat_template.KEY not in summary:
+        return []
+    digest = summary[chat_template.KEY]
+    return [("chat template", f"sha256 `{digest[:16]}`" if digest else "none; paragraphs of User: and Assistant:")]
 
 
 def _options(config: RunConfig) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from trainer import head, layers, shards, tree
+from trainer import chat_template, head, layers, shards, tree
 from trainer.config import ConfigError, Lora, Optim, RunConfig
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -68,7 +68,7 @@ def load_trainable(config: RunConfig, device: Device) -> PreTrainedModel:
     if config.shard:
         return _load_spread(config, device)
     policy = load_policy(config.model, device.dtype if config.lora else torch.float32, device.device)
-    check_length(policy, config)
+    check_length(policy, config.model, config.max_length)
     return add_lora(policy, config.lora) if config.lora else policy
 
 
@@ -87,18 +87,18 @@ def _load_spread(config: RunConfig, device: Device) -> PreTrainedModel:
 
     def load() -> PreTrainedModel:
         policy = load_policy(config.model, torch.float32, torch.device("cpu"))
-        check_length(policy, config)
+        check_length(policy, config.model, config.max_length)
         shards.spread(policy, policy.base_model, device, mesh)
         return policy
 
     return device.team.in_turn(load)
 
 
-def check_length(model: PreTrainedModel, config: RunConfig) -> None:
-    """Refuse a `max_length` beyond the positions that the model was made for: it would train on noise there."""
+def check_length(model: PreTrainedModel, name: str, max_length: int) -> None:
+    """Refuse a `max_length` beyond the positions that the model was made for: what it says there would be noise."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and config.max_length > positions:
-        raise ConfigError(f"max_length is {config.max_length}, but the model {config.model} has {positions} positions.")
+    if positions is not None and max_length > positions:
+        raise ConfigError(f"max_length is {max_length}, but the model {name} has {positions} positions.")
 
 
 def assemble(model: PreTrainedModel, config: RunConfig, device: Device) -> PreTrainedModel:
@@ -117,6 +117,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """Save a whole model (adapters merged) and its tokenizer so that plain transformers loads the folder."""
     cast_weights(merge_lora(model), dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    chat_template.save(folder, tokenizer)
 
 
 def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from trainer import episodes, judges, losses, modeling, ptx, rollout, rollout_log, sampler
+from trainer import chat_template, data, episodes, judges, losses, modeling, ptx, rollout, rollout_log, sampler
 from trainer.config import ConfigError, PpoOptions, RunConfig
 from trainer.course import Clock, Course
 from trainer.device import Device, setup
@@ -52,11 +52,13 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         raise ConfigError("data/prompts.jsonl has no prompt in the train split; PPO needs prompts to answer.")
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     rollout.check_prompts(tokenizer, prompts, options.sampling, config.max_length)
-    texts = ptx.read(run_dir, tokenizer, config.max_length) if options.ptx_coefficient else []
+    mix_cuts = data.Truncation()
+    texts = ptx.read(run_dir, tokenizer, config.max_length, mix_cuts) if options.ptx_coefficient else []
 
     # 2. The models, and where an earlier attempt left them.
-    jury = judges.load_judges(options, device)
+    jury = judges.load_judges(options, device, config.max_length)
     actor = load_actor(config, device, jury[0])
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     work = modeling.prepare_training(actor.policy, options.optim, device)
@@ -112,7 +114,8 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 return EXIT_STOPPED
 
     # 7. Save and report.
-    course.finish(tokenizer)
+    mixed = {"ptx_truncated_prompts": mix_cuts.prompts, "ptx_truncated_completions": mix_cuts.completions}
+    course.finish(tokenizer, template | (mixed if options.ptx_coefficient else {}))
     return EXIT_DONE
 
 

@@ -6,6 +6,7 @@ scaling (a sum over tokens beside a mean over episodes); here 1 weighs a text's 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from trainer.stored import StoredDemonstrations
 from trainer.tree import Tree
 
 
-def read(run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Sequence[Tree]:
-    """Return the demonstrations to train on, made to trees as they are asked for.
+def read(
+    run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: data.Truncation
+) -> Sequence[Tree]:
+    """Return the demonstrations to train on, made to trees as they are asked for. All are read once to count cuts.
 
     Raises `ConfigError` where there are none.
     """
@@ -31,12 +34,13 @@ def read(run_dir: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> 
     def as_tree(row: Demonstration, cuts: data.Truncation) -> Tree:
         return data.encode(tokenizer, row.messages, [row.completion], max_length, cuts)
 
-    texts = StoredDemonstrations(path, "train", as_tree, data.Truncation()) if path.exists() else []
+    texts = StoredDemonstrations(path, "train", as_tree, truncation) if path.exists() else []
     if not len(texts):
         raise ConfigError(
             "options.ptx_coefficient is above 0, but data/demonstrations.jsonl has no demonstration in the train split "
             "to mix in; add some or set it to 0."
         )
+    deque(texts, maxlen=0)
     return texts
 
 

@@ -106,14 +106,16 @@ def group_comparisons(
 ) -> list[Group]:
     """Gather the rankings of the same completions of the same prompt, and encode each completion once.
 
+    An answer that ended and the same words cut off are two completions.
     Answers that no pair names are not encoded; prompts without any pair are left out. With `ties` a tie counts as much
     as a preference, as does a difference on one of the `criteria`; with `flags` a line between acceptable answers and
     others counts, and nothing else does.
     """
-    gathered: dict[tuple[tuple[Message, ...], tuple[str, ...]], list[Comparison]] = {}
+    gathered: dict[tuple[tuple[Message, ...], tuple[str, ...], tuple[bool, ...]], list[Comparison]] = {}
     for comparison in comparisons:
         if comparison.weight > 0 and named(comparison, ties, flags=flags, criteria=criteria):
-            gathered.setdefault((comparison.messages, comparison.completions), []).append(comparison)
+            key = (comparison.messages, comparison.completions, comparison.ended)
+            gathered.setdefault(key, []).append(comparison)
     return [
         make_group(tokenizer, rows, max_length, truncation, ties=ties, flags=flags, criteria=criteria)
         for rows in gathered.values()
@@ -131,10 +133,17 @@ def make_group(
     criteria: Sequence[str] = (),
 ) -> Group:
     """Return the group of some rankings of the same completions of the same prompt (see `group_comparisons`)."""
-    messages, completions = rows[0].messages, rows[0].completions
+    messages, completions, ended = rows[0].messages, rows[0].completions, rows[0].ended
     used = sorted(set().union(*(named(row, ties, flags=flags, criteria=criteria) for row in rows)))
     place = {index: position for position, index in enumerate(used)}
-    tree = encode(tokenizer, messages, [completions[index] for index in used], max_length, truncation)
+    tree = encode(
+        tokenizer,
+        messages,
+        [completions[index] for index in used],
+        max_length,
+        truncation,
+        [ended[index] for index in used] if ended else (),
+    )
     judged = {name: tuple(filter(None, (_by_criterion(row, name, place) for row in rows))) for name in criteria}
     return Group(messages, tree, tuple(_ranking(row, place) for row in rows), judged)
 

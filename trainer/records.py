@@ -2,8 +2,9 @@
 
     data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
     data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
-    data/comparisons.jsonl      {"id", "messages", "completions": […], "ranking": [[0], [2, 1]], "strengths": [2],
-                                 "acceptable": 1, "judgements": [{"helpful": 6}, {}], "weight", "labeler", "split"}
+    data/comparisons.jsonl      {"id", "messages", "completions": […], "ended": [true, false, true],
+                                 "ranking": [[0], [2, 1]], "strengths": [2], "acceptable": 1,
+                                 "judgements": [{"helpful": 6}, {}, {}], "weight", "labeler", "split"}
     samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl",
                                  "reward_std"}
     scores.jsonl                {"id", "scores": [0.3, -1.2], "information", "spread", "margin"}
@@ -14,6 +15,7 @@ names, in no order (partial ranking). `strengths` says for each pair of neighbou
 (1 slightly, 2 clearly, 3 much; null where nobody said), `acceptable` how many of the first groups are acceptable (null
 where nobody said): two tied answers with 1 are both good, with 0 both bad. `judgements` says of each completion what it
 got on each criterion, a number or yes or no, of which more is more of it; a criterion that is left out was not judged.
+`ended` says of each completion whether it ended by itself, rather than at a limit of its length; left out, all did.
 The split of a prompt goes by a hash of its messages, never of the row, so that no prompt is on both sides.
 """
 
@@ -83,7 +85,8 @@ class Demonstration:
 class Comparison:
     """One labeler's ranking of K completions of one prompt, as given: tie groups, best first.
 
-    `strengths` (one for each pair of neighbouring groups), `acceptable` and `judgements` are as in the module's text.
+    `strengths` (one for each pair of neighbouring groups), `acceptable`, `judgements` and `ended` are as in the text of
+    the module.
     """
 
     id: str
@@ -96,6 +99,7 @@ class Comparison:
     strengths: tuple[int | None, ...] | None = None
     acceptable: int | None = None
     judgements: tuple[dict[str, float], ...] = ()  # one a completion, or none at all
+    ended: tuple[bool, ...] = ()  # one a completion, or none at all where all ended
 
     def levels(self, criterion: str) -> list[tuple[int, ...]]:
         """Return groups of completions that got the same on a criterion, the most first, without the unjudged."""
@@ -292,6 +296,7 @@ def _comparison(row: dict[str, Any], path: Path, n: int) -> Comparison:
         _strengths(row, len(ranking), path, n),
         _acceptable(row, len(ranking), path, n),
         _judgements(row, len(completions), path, n),
+        _ended(row, len(completions), path, n),
     )
 
 
@@ -398,6 +403,17 @@ def _judgements(row: dict[str, Any], completions: int, path: Path, number: int) 
     if not all(isinstance(answer, (int, float)) and math.isfinite(answer) for answer in answers):
         raise RecordError(f"{path.name} line {number}: a judgement must be a number, true or false.")
     return tuple({criterion: float(answer) for criterion, answer in judged.items()} for judged in value)
+
+
+def _ended(row: dict[str, Any], completions: int, path: Path, number: int) -> tuple[bool, ...]:
+    value = row.get("ended")
+    if not value:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, bool) for item in value):
+        raise RecordError(f"{path.name} line {number}: ended must be a list of true or false.")
+    if len(value) != completions:
+        raise RecordError(f"{path.name} line {number}: ended must be one for each completion.")
+    return () if all(value) else tuple(value)
 
 
 def _split(row: dict[str, Any], path: Path, number: int) -> Split:

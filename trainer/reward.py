@@ -21,7 +21,18 @@ from typing import cast
 import numpy as np
 import torch
 
-from trainer import agreement, checkpoint, data, model_card, modeling, optim, report, reward_figures, reward_model
+from trainer import (
+    agreement,
+    chat_template,
+    checkpoint,
+    data,
+    model_card,
+    modeling,
+    optim,
+    report,
+    reward_figures,
+    reward_model,
+)
 from trainer.config import RANKING, ConfigError, RewardOptions, RunConfig, weights_of
 from trainer.device import setup
 from trainer.layout import Layout
@@ -51,14 +62,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         ties=options.loss == "davidson",
         criteria=criteria,
     )
-    if not learned.has_pairs:
-        raise ConfigError(
-            "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another; "
-            "collect rankings that are not all ties."
-        )
+    learned.check_pairs()
     device = setup(config)
     team = device.team
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     truncation = data.Truncation()
     judged = Index(path, lambda row: row.split == "held_out", criteria=criteria)
     train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
@@ -126,6 +134,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "train_pairs": learned.count_pairs(),
         "held_out_prompts": len(held_out),
         "held_out_pairs": judged.count_pairs(),
+        "rankings_without_preference": learned.skipped + judged.skipped,
     }
     if judged_by:
         scores = score_groups(model, held_out, layout)
@@ -145,7 +154,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "normalised_on": "demonstrations" if references else "training answers",
         "raw_mean": model.mean.mean().item(),
         "raw_std": model.std.mean().item(),
-        "chat_template_sha256": data.template_hash(tokenizer),
+        **template,
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
     }

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import data, layers, members, shards, tree
+from trainer import chat_template, data, layers, members, shards, tree
 from trainer.config import RANKING, ConfigError, Optim, RewardOptions, RunConfig, weights_of
 from trainer.device import Device
 from trainer.flops import Work, work_of
@@ -35,11 +35,12 @@ class RewardModel(nn.Module):
     """An ensemble of E scalar heads for the ranking and for each of C criteria: L = (1 + C) E numbers an answer.
 
     The E heads sit on one trunk, or on the trunks of several whole models (`members`). Inside is transformers' sequence
-    classifier, so any transformers can load a saved one. A decoder is read at the last real token by heads without a
-    bias, which a ranking loss cannot see. An encoder (BERT and its like) sees each answer whole, with its prompt, and
-    is read by the head that its architecture brings. `mean` and `std` (L,) are measured after training, on reference
-    answers, so that those score 0 on average with standard deviation 1. The reward is the sum of the normalised scores
-    times `mix`, the weights of the ranking and of the criteria. `log_nu` is of Davidson's loss, one for each model.
+    classifier, so any transformers can load a saved one. A decoder is read at the last real token, which is the end
+    token of an answer that ended, by heads without a bias, which a ranking loss cannot see. An encoder (BERT and its
+    like) sees each answer whole, with its prompt, and is read by the head that its architecture brings. `mean` and
+    `std` (L,) are measured after training, on reference answers, so that those score 0 on average with standard
+    deviation 1. The reward is the sum of the normalised scores times `mix`, the weights of the ranking and of the
+    criteria. `log_nu` is of Davidson's loss, one for each model.
     """
 
     mean: torch.Tensor
@@ -211,7 +212,7 @@ def _new(config: RunConfig, device: Device, tokenizer: PreTrainedTokenizerBase) 
     dtype = device.dtype if config.lora else torch.float32
     criteria = tuple(weights_of(options.criteria))
     first = _load_classifier(config.model, dtype, tokenizer, options.heads * (1 + len(criteria))).to(device.device)
-    check_length(first, config)
+    check_length(first, config.model, config.max_length)
     copies = [members.twin(first, shared=config.lora is not None) for _ in range(options.models - 1)]
     for number, classifier in enumerate((first, *copies)):
         torch.manual_seed(config.seed + number)
@@ -262,20 +263,31 @@ def score_all(model: RewardModel, trees: Sequence[tree.Tree], layout: Layout) ->
 
 
 def score_texts(
-    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+    model: RewardModel,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] = (),
 ) -> torch.Tensor:
     """Return the reward (N,) of completions, each of the prompt beside it, by the model's own tokenizer."""
-    return model.reward(scores_of_texts(model, prompts, completions, max_length)).mean(dim=1)
+    return model.reward(scores_of_texts(model, prompts, completions, max_length, ended)).mean(dim=1)
 
 
 def scores_of_texts(
-    model: RewardModel, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_length: int
+    model: RewardModel,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[str],
+    max_length: int,
+    ended: Sequence[bool] = (),
 ) -> torch.Tensor:
-    """Return the normalised scores (N, L) of completions, each of the prompt beside it."""
+    """Return the normalised scores (N, L) of completions, each of the prompt beside it.
+
+    One that is not among the `ended` is read at its last token; nothing given, all ended.
+    """
     cuts = data.Truncation()
     trees = [
-        data.encode(model.tokenizer, messages, [text], max_length, cuts)
-        for messages, text in zip(prompts, completions, strict=True)
+        data.encode(model.tokenizer, messages, [text], max_length, cuts, [end])
+        for messages, text, end in zip(prompts, completions, ended or (True,) * len(completions), strict=True)
     ]
     # One answer a prompt: rows need no mask, and in the model's own precision no autocast.
     rows = Layout("rows", TOKENS_PER_FORWARD, Device(model.mean.device, torch.float32))
@@ -291,6 +303,7 @@ def save_reward(model: RewardModel, folder: Path, max_length: int) -> None:
     model.classifier.save_pretrained(folder)
     members.save(model.members, folder)
     model.tokenizer.save_pretrained(folder)
+    chat_template.save(folder, model.tokenizer)
     texts = [text for _, text in PROBES]
     scores = scores_of_texts(model, [_ask(question) for question, _ in PROBES], texts, max_length).tolist()
     facts = {

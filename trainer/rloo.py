@@ -20,7 +20,7 @@ from typing import cast
 
 import torch
 
-from trainer import episodes, judges, losses, modeling, rollout, rollout_log, sampler
+from trainer import chat_template, episodes, judges, losses, modeling, rollout, rollout_log, sampler
 from trainer.config import ConfigError, RlooOptions, RunConfig
 from trainer.course import Clock, Course
 from trainer.device import setup
@@ -43,10 +43,11 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         raise ConfigError("data/prompts.jsonl has no prompt in the train split; RLOO needs prompts to answer.")
     device = setup(config)
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     rollout.check_prompts(tokenizer, prompts, options.sampling, config.max_length)
 
     # 2. The models, and where an earlier attempt left them.
-    jury = judges.load_judges(options, device)
+    jury = judges.load_judges(options, device, config.max_length)
     actor = Actor(modeling.load_trainable(config, device), modeling.load_frozen(config, device))
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
     work = modeling.prepare_training(actor.policy, options.optim, device)
@@ -96,7 +97,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
                 return EXIT_STOPPED
 
     # 7. Save and report.
-    course.finish(tokenizer)
+    course.finish(tokenizer, template)
     return EXIT_DONE
 
 

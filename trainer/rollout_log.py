@@ -18,7 +18,8 @@ ROLLOUT_TEXTS = 4
 def describe(episodes: Episodes, measures: Measures, objective: torch.Tensor, cap: float | None) -> dict[str, float]:
     """Return an iteration's figures: rewards, KL (nats a sequence), entropy (nats a token), lengths, the sampler's gap.
 
-    `kl` is k1 summed over each answer, the one estimate that is unbiased for the whole sequence.
+    `kl` is k1 summed over each answer, the one estimate that is unbiased for the whole sequence. `truncated_…` counts,
+    of what the reward models read, the prompts that lost their beginning and the answers that lost their end.
     """
     mask, count = episodes.mask, len(episodes.answers)
     lengths = mask.sum(dim=1)
@@ -35,6 +36,8 @@ def describe(episodes: Episodes, measures: Measures, objective: torch.Tensor, ca
         "response_length": lengths.float().mean().item(),
         "ended": sum(answer.finish_reason == "stop" for answer in episodes.answers) / count,
         "sampler_gap": (sampled - old).abs().mean().item(),
+        "truncated_prompts": episodes.cut[0],
+        "truncated_completions": episodes.cut[1],
         "importance_weight": losses.importance_weights(old, sampled, cap).mean().item(),
     }
     if episodes.judged.shape[1] > 1:
@@ -98,6 +101,8 @@ def summarise(run_dir: Path, options: RolloutOptions, brakes: Brakes) -> dict[st
         "first_reward": rows[0]["reward"],
         **{f"last_{key}": value for key, value in end.items()},
         "kl_coefficient": rows[-1]["kl_coefficient"],
+        # A reward model with other tokens may have to cut what the policy reads whole. Older metrics do not say.
+        **{key: sum(row.get(key, 0) for row in rows) for key in ("truncated_prompts", "truncated_completions")},
         "roll_backs": brakes.roll_backs,
         **({} if kept is None else {"kept_iteration": kept}),
         **({"reward_over_sqrt_kl": fits} if fits else {}),

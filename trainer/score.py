@@ -14,10 +14,11 @@ from statistics import fmean
 import torch
 from torch.nn.functional import softplus
 
-from trainer import checkpoint, data, report, reward_model
+from trainer import chat_template, checkpoint, data, report, reward_model
 from trainer.config import ConfigError, RunConfig
 from trainer.device import setup
 from trainer.layout import Layout
+from trainer.modeling import check_length
 from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, Score, read_comparisons, write_jsonl
 from trainer.stop import StopSignal
 
@@ -33,9 +34,12 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         raise ConfigError("data/comparisons.jsonl holds no task to score; open ranking tasks first.")
     device = setup(config)
     model = reward_model.load_reward(config.model, device.dtype, device.device)
+    check_length(model.classifier, config.model, config.max_length)
+    template = chat_template.facts(config.model, model.tokenizer)
     truncation = data.Truncation()
     trees = [
-        data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation) for row in tasks
+        data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
+        for row in tasks
     ]
     layout = Layout("rows", TOKENS_PER_FORWARD, device)
 
@@ -61,9 +65,12 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
             "headline": f"{len(scores)} tasks scored by {heads} head{'' if heads == 1 else 's'}.",
             "tasks": len(scores),
             "heads": heads,
+            "truncated_prompts": truncation.prompts,
+            "truncated_completions": truncation.completions,
             "mean_information": fmean(row.information for row in scores),
             "mean_spread": fmean(row.spread for row in scores),
             "mean_margin": fmean(row.margin for row in scores),
+            **template,
         },
     )
     return EXIT_DONE

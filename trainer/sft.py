@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import checkpoint, data, model_card, modeling, optim, report
+from trainer import chat_template, checkpoint, data, model_card, modeling, optim, report
 from trainer.config import ConfigError, RunConfig, SftOptions
 from trainer.device import setup
 from trainer.layout import Layout
@@ -37,6 +37,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     # 1. The data, before anything slow. A demonstration is read from the file when a step needs it.
     path, truncation = run_dir / "data" / "demonstrations.jsonl", data.Truncation()
     tokenizer = modeling.load_tokenizer(config.model)
+    template = chat_template.facts(config.model, tokenizer)
     as_tree = partial(encode, tokenizer, options, config.max_length)
     train, held_out = (StoredDemonstrations(path, split, as_tree, truncation) for split in ("train", "held_out"))
     if not train:
@@ -94,7 +95,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         "held_out_demonstrations": len(held_out),
         "truncated_prompts": truncation.prompts,
         "truncated_completions": truncation.completions,
-        "chat_template_sha256": data.template_hash(tokenizer),
+        **template,
         "headline": f"Fine-tuned on {len(train)} demonstrations.",
     }
     if held_out:

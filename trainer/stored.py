@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 
+from trainer.config import ConfigError
 from trainer.data import Truncation
 from trainer.rankings import Group, make_group, named
 from trainer.records import (
@@ -36,7 +38,10 @@ T = TypeVar("T")
 
 
 class Index:
-    """Where the lines of each group stand. Groups are numbered by their first lines, as in the file."""
+    """Where the lines of each group stand. Groups are numbered by their first lines, as in the file.
+
+    `skipped` counts the wanted rankings of some weight from which nothing can be learned.
+    """
 
     def __init__(
         self,
@@ -49,13 +54,22 @@ class Index:
     ) -> None:
         self.path, self.ties, self.flags, self.criteria = path, ties, flags, tuple(criteria)
         self.has_pairs = False
+        self.skipped = 0
+        self._without_pairs: Counter[str] = Counter()
         numbers: dict[bytes, int] = {}
         owners, offsets = array("q"), array("q")
         for offset, row in scan_comparisons(path):
-            if row.weight == 0 or not wanted(row) or not named(row, ties, flags=flags, criteria=criteria):
+            if not wanted(row):
+                continue
+            if why := _why_no_pairs(row):
+                self._without_pairs[why] += 1
+            if row.weight == 0:
+                continue
+            if not named(row, ties, flags=flags, criteria=criteria):
+                self.skipped += 1
                 continue
             said = [[message.role, message.content] for message in row.messages]
-            key = hashlib.sha256(canonical([said, row.completions])).digest()[:16]
+            key = hashlib.sha256(canonical([said, row.completions, row.ended])).digest()[:16]
             owners.append(numbers.setdefault(key, len(numbers)))
             offsets.append(offset)
             self.has_pairs = self.has_pairs or bool(row.pairs())
@@ -65,6 +79,15 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._starts) - 1
+
+    def check_pairs(self) -> None:
+        """Raise `ConfigError` where no ranking prefers one answer to another, with what there is instead."""
+        if not self.has_pairs:
+            found = ", ".join(f"{why}: {count}" for why, count in sorted(self._without_pairs.items()))
+            raise ConfigError(
+                "data/comparisons.jsonl has no ranking in the train split that prefers one answer to another "
+                f"({found or 'none at all'}); collect rankings of two or more answers that are not all ties."
+            )
 
     def lines(self, number: int) -> list[int]:
         """Return where the lines of a group begin, in their order."""
@@ -77,6 +100,17 @@ class Index:
             len({pair for offset in self.lines(number) for pair in comparison_at(self.path, offset).pairs()})
             for number in range(len(self))
         )
+
+
+def _why_no_pairs(row: Comparison) -> str:
+    """Return why a ranking tells no two answers apart, or counts for nothing; an empty text if it does."""
+    if len(row.completions) < 2:
+        return "of a single answer"
+    if not row.ranking:
+        return "empty"
+    if not row.pairs():
+        return "all tied"
+    return "of no weight" if row.weight == 0 else ""
 
 
 class Made(Sequence[T]):

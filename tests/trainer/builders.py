@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -119,21 +121,25 @@ def options(judge: str, **more: Any) -> dict[str, Any]:
 def save_judge(folder: Path, model: str, liked: str) -> str:
     """Save a reward model with a head for each letter of `liked`, and return its folder; no training is needed.
 
-    A head's score is the last letters' likeness to its letter.
+    A head's score is about the share of its letter in an answer, one that ended or one that was cut off: the heads are
+    fitted to that on answers of drawn letters, by least squares.
     """
     head_count = {"options": {"heads": len(liked)}}
     config = parse_run({"run_id": "judge", "method": "reward", "model": model, "precision": "float32", **head_count})
-    torch.manual_seed(1)
     tokenizer = build_tokenizer()
     judge = reward_model.new_reward_model(config, CPU, tokenizer)
-    alphabet = "abcdefgh"
-    letters = data.encode(tokenizer, ask("say"), [letter * 6 for letter in alphabet], 64, data.Truncation())
+    draw = random.Random(1)
+    letters = [*"abcdefgh" * 3, *string.printable[:94], *"\N{REPLACEMENT CHARACTER}" * 9]
+    texts = ["".join(draw.choices(draw.sample(letters, 3), k=draw.randint(1, 8))) for _ in range(800)]
+    ended = [draw.random() < 0.5 for _ in texts]
+    answers = data.encode(tokenizer, ask("say"), texts, 64, data.Truncation(), ended)
+    shares = torch.tensor([[text.count(letter) / len(text) for letter in liked] for text in texts])
     with torch.no_grad():
-        batch = tree.collate([letters], CPU.device, "rows")
+        batch = tree.collate([answers], CPU.device, "rows")
         hidden = tree.hidden_states(judge.trunk, judge.classifier.config, batch)[batch.ends]
-        for head, letter in enumerate(liked):
-            others = [n for n, other in enumerate(alphabet) if other != letter]
-            judge.classifier.score.weight[head].copy_(hidden[alphabet.index(letter)] - hidden[others].mean(dim=0))
+        hidden, shares = hidden - hidden.mean(dim=0), shares - shares.mean(dim=0)
+        ridge = hidden.T @ hidden + torch.eye(hidden.shape[1])
+        judge.classifier.score.weight.copy_(torch.linalg.solve(ridge, hidden.T @ shares).T)
         scores = judge(batch)
         judge.mean.copy_(scores.mean(dim=0))
         judge.std.copy_(scores.std(dim=0))

@@ -42,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def letter_judge(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a reward model that likes answers which end like "a"."""
+    """The folder of a reward model that likes answers with many letters "a"."""
     return save_judge(tmp_path_factory.mktemp("judge"), tiny_model, "a")
 
 

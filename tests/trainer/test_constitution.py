@@ -64,6 +64,14 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
     return summary
 
 
+def test_soft_labels_say_which_of_their_answers_ended() -> None:
+    row = Comparison("c", ask("q"), ("yes", "no", "hm"), (), ended=(True, True, False))
+    for second, ended in ((1, ()), (2, (True, False))):
+        verdict = Verdict("c", 0, second, "p0", 0.7, 0.7, 0.7)
+        found = feedback.soft_label(feedback.Question(row, 0, second, PRINCIPLES[0]), verdict)
+        assert [label.ended for label in found] == [ended, ended]
+
+
 # Principles
 
 

@@ -21,6 +21,9 @@ def test_a_completion_ends_in_the_end_token_and_starts_where_the_prompt_ends() -
 
 def test_an_answer_cut_off_by_a_length_limit_gets_no_end_token() -> None:
     assert data.completion_ids(TOKENIZER, "yo", ended=False) == data.completion_ids(TOKENIZER, "yo")[:-1]
+    tree = data.encode(TOKENIZER, ask("hi"), ["yo", "so"], 64, data.Truncation(), [False, True])
+    assert [TOKENIZER.decode(completion) for completion in tree.completions] == ["yo", "so<end>"]
+    assert data.completion_ids(TOKENIZER, "", ended=False) == [TOKENIZER.eos_token_id]  # nothing cannot be read
 
 
 def test_a_tokenizer_without_a_chat_template_gets_a_plain_form() -> None:
@@ -57,6 +60,19 @@ def test_a_long_conversation_loses_its_beginning() -> None:
     assert TOKENIZER.decode(tree.prompt + tree.completions[0]) == "so?<end><assistant>so<end>"
     assert tree.asked == 3
     assert cuts.prompts == 1
+
+
+def test_an_answer_longer_than_the_length_keeps_its_beginning_and_the_end_of_its_question() -> None:
+    cuts = data.Truncation()
+    tree = data.encode_turns(TOKENIZER, CONVERSATION, "abcdefghijklmnopqrst", 16, cuts)
+    assert TOKENIZER.decode(tree.prompt + tree.completions[0]) == "o<end><user>so?<end><assistant>abcdefgh"
+    assert tree.scored is not None
+    # The end of the first answer has lost its question: it is read, but not learned.
+    asked = [token for token, wanted in zip(tree.completions[0], tree.scored[0], strict=True) if wanted]
+    assert TOKENIZER.decode(asked) == "abcdefgh"
+    assert cuts == data.Truncation(prompts=1, completions=1)
+    one = data.encode_turns(TOKENIZER, ask("hi"), "abcdefghijklmnopqrst", 16, data.Truncation())
+    assert one[:2] == data.encode(TOKENIZER, ask("hi"), ["abcdefghijklmnopqrst"], 16, data.Truncation())[:2]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_training_on_all_of_them() -> None:

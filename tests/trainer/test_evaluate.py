@@ -12,6 +12,7 @@ from trainer import evaluate, modeling, rollout
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
 from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples, write_jsonl
+from trainer.reward_model import load_reward, score_texts
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one trained judge for all of them
 
@@ -138,6 +139,16 @@ def test_the_baseline_against_itself_and_a_moved_policy(
     ]
     rewards = [row.reward for row in samples if row.policy == "moved"]
     assert sum(value for value in rewards if value is not None) / 8 == pytest.approx(moved["reward"])
+    asked, model = {row.id: row.messages for row in PROMPTS}, load_reward(judge, torch.float32, CPU)
+    alone = score_texts(
+        model,
+        [asked[row.prompt_id] for row in samples],
+        [row.text for row in samples],
+        512,
+        [row.finish_reason == "stop" for row in samples],
+    )
+    assert "length" in {row.finish_reason for row in samples}  # these are judged as they are, without an end
+    assert [row.reward for row in samples] == pytest.approx(alone.tolist(), abs=1e-4)
     rows = read_lines(run_dir / "metrics.jsonl")
     assert [(row["step"], row["total_steps"], row["policy"]) for row in rows] == [
         (8, 24, "base"),

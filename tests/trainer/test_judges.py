@@ -11,8 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainer import judges, modeling, reward_model
 from trainer.config import ConfigError, PpoOptions, parse_run
+from trainer.data import Truncation, prompt_ids
+from trainer.tree import Tree
 
 TEXTS = [["aaaa", "bbbb", "cccc"], ["cc", "a b", "hhhh"]]
+ENDED = [[True] * 3] * 2
 
 
 def ppo_options(judge: str, *more: str) -> PpoOptions:
@@ -25,8 +28,8 @@ def ppo_options(judge: str, *more: str) -> PpoOptions:
 def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
     letter_judge: str, two_headed_judge: str
 ) -> None:
-    jury = judges.load_judges(ppo_options(letter_judge, two_headed_judge), CPU)
-    found = judges.score(jury, PROMPTS[:2], TEXTS, 64)
+    jury = judges.load_judges(ppo_options(letter_judge, two_headed_judge), CPU, 64)
+    found = judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
     assert found.shape == (6, 3)
     prompts = [prompt.messages for prompt, texts in zip(PROMPTS, TEXTS, strict=False) for _ in texts]
     for number, folder in enumerate((letter_judge, two_headed_judge)):
@@ -37,12 +40,31 @@ def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
     assert found[:3].argmax(dim=0).tolist() == [0, 1, 2]  # each head likes its own letter
 
 
+def test_an_answer_that_never_ended_is_judged_at_its_last_token_and_the_others_as_before(letter_judge: str) -> None:
+    (judge,) = jury = judges.load_judges(ppo_options(letter_judge), CPU, 64)
+    found = judges.score(jury, PROMPTS[:1], TEXTS[:1], [[True, False, True]], 64, Truncation())[:, 0]
+    whole = judges.score(jury, PROMPTS[:1], TEXTS[:1], ENDED[:1], 64, Truncation())[:, 0]
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]], rtol=1e-4, atol=1e-5)
+    tokenizer = judge.model.tokenizer
+    cut = Tree(prompt_ids(tokenizer, PROMPTS[0].messages), [tokenizer.encode("bbbb", add_special_tokens=False)])
+    (alone,) = reward_model.score(judge.model, [cut], judge.layout)
+    torch.testing.assert_close(found[[1]], alone, rtol=1e-4, atol=1e-5)
+    assert abs(found[1] - whole[1]) > 0.01
+
+
 def test_a_score_that_is_no_number_is_refused(letter_judge: str) -> None:
-    jury = judges.load_judges(ppo_options(letter_judge), CPU)
-    judges.score(jury, PROMPTS[:2], TEXTS, 64)
+    jury = judges.load_judges(ppo_options(letter_judge), CPU, 64)
+    judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
     jury[0].model.std.fill_(float("nan"))
     with pytest.raises(ConfigError, match="a score that is no number"):
-        judges.score(jury, PROMPTS[:2], TEXTS, 64)
+        judges.score(jury, PROMPTS[:2], TEXTS, ENDED, 64, Truncation())
+
+
+def test_a_length_beyond_a_judge_s_positions_is_refused(letter_judge: str) -> None:
+    chosen = ppo_options(letter_judge)
+    judges.load_judges(chosen, CPU, 512)
+    with pytest.raises(ConfigError, match=r"max_length is 513, but the model .* has 512 positions"):
+        judges.load_judges(chosen, CPU, 513)
 
 
 def test_the_same_reward_model_twice_is_refused(letter_judge: str) -> None:
@@ -53,7 +75,7 @@ def test_the_same_reward_model_twice_is_refused(letter_judge: str) -> None:
 def test_the_value_head_starts_as_the_reward_models_normalised_head(
     tiny_model: str, two_headed_judge: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (judge,) = judges.load_judges(ppo_options(two_headed_judge), CPU)
+    (judge,) = judges.load_judges(ppo_options(two_headed_judge), CPU, 64)
     policy = modeling.load_policy(tiny_model, torch.float32, CPU.device)
     head = judges.value_head(judge, policy, "reward")
     hidden = torch.randn(5, head.in_features)
@@ -68,7 +90,7 @@ def test_the_value_head_starts_as_the_reward_models_normalised_head(
 def test_the_value_head_starts_at_zero_beside_another_base(
     tiny_model: str, letter_judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (judge,) = judges.load_judges(ppo_options(letter_judge), CPU)
+    (judge,) = judges.load_judges(ppo_options(letter_judge), CPU, 64)
     torch.manual_seed(9)
     other = tmp_path / "other"
     LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_model)).save_pretrained(other)
@@ -83,9 +105,9 @@ def test_a_reward_model_whose_files_do_not_belong_together_is_refused(
 ) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(two_headed_judge, mixed)
-    judges.load_judges(ppo_options(letter_judge, str(mixed)), CPU)
+    judges.load_judges(ppo_options(letter_judge, str(mixed)), CPU, 64)
     facts = json.loads((mixed / "reward.json").read_text())
     facts["mean"] = [mean + 2 * std for mean, std in zip(facts["mean"], facts["std"], strict=True)]
     (mixed / "reward.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match=r"scores its probe texts 2\.00 off what was saved with it"):
-        judges.load_judges(ppo_options(letter_judge, str(mixed)), CPU)
+        judges.load_judges(ppo_options(letter_judge, str(mixed)), CPU, 64)

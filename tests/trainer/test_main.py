@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,19 @@ def test_ties_alone_and_no_rankings_at_all_are_one_sentence(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     tie = Comparison("c", ask("which"), ("a", "b"), ((0, 1),))
-    for name, rows in (("ties", [tie]), ("none", []), ("held out", some_comparisons(0, held_out=2))):
+    single = Comparison("d", ask("which"), ("a",), ((0,),))
+    silent = [tie, single, single, Comparison("e", ask("which"), ("a", "b"), ())]
+    for name, rows, why in (
+        ("ties", [tie], "all tied: 1"),
+        ("single", [single], "of a single answer: 1"),
+        ("silent", silent, "all tied: 1, empty: 1, of a single answer: 2"),
+        ("weightless", [replace(some_comparisons(1)[0], weight=0.0)], "of no weight: 1"),
+        ("none", [], "none at all"),
+        ("held out", some_comparisons(0, held_out=2), "none at all"),
+    ):
         run_dir = make_run(method, name=name, comparisons=rows, options=QUICK)
-        assert "no ranking in the train split that prefers one answer" in refusal(run_dir, method, capsys)
+        error = refusal(run_dir, method, capsys)
+        assert f"no ranking in the train split that prefers one answer to another ({why})" in error
 
 
 @pytest.mark.parametrize("method", ["sft", "reward", "dpo"])

@@ -84,8 +84,8 @@ def trio(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_member_sits_in_the_jury_of_ppo_and_the_worst_and_the_unsure_count(trio: str) -> None:
     asked = [Prompt("p", ask("is it red 99"))]
-    (judge,) = jury = judges.load_judges(PpoOptions(reward_model=trio), CPU)
-    scores = judges.score(jury, asked, [TEXTS], 128)
+    (judge,) = jury = judges.load_judges(PpoOptions(reward_model=trio), CPU, 64)
+    scores = judges.score(jury, asked, [TEXTS], [[True] * 3], 128, data.Truncation())
     assert scores.shape == (3, 3)
     torch.testing.assert_close(scores, raw_scores(judge.model), rtol=1e-4, atol=1e-4)
     assert scores.std(dim=1).min() > 1e-3
@@ -107,8 +107,10 @@ def test_a_whole_run_of_ppo_is_rewarded_by_all_members_together(make_run: MakeRu
     told = read_lines(run_dir / "rollouts.jsonl")
     assert told
     asked = {prompt.id: prompt for prompt in PROMPTS}
-    jury = judges.load_judges(PpoOptions(reward_model=trio), CPU)
-    scores = judges.score(jury, [asked[row["prompt_id"]] for row in told], [[row["text"]] for row in told], 512)
+    jury = judges.load_judges(PpoOptions(reward_model=trio), CPU, 64)
+    texts, ended = [[row["text"]] for row in told], [[row["finish_reason"] != "length"] for row in told]
+    assert [False] in ended  # answers that were cut off are judged as they are
+    scores = judges.score(jury, [asked[row["prompt_id"]] for row in told], texts, ended, 512, data.Truncation())
     wanted = scores.mean(dim=1) - 0.5 * scores.var(dim=1, correction=0)
     torch.testing.assert_close(torch.tensor([row["reward"] for row in told]), wanted, rtol=1e-4, atol=1e-4)
     AutoModelForCausalLM.from_pretrained(run_dir / "final")

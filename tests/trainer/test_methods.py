@@ -299,6 +299,35 @@ def test_kto_without_a_line_between_good_and_bad_is_one_sentence(
     assert "says which answers are acceptable" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["reward", "dpo", "kto"])
+def test_answers_that_never_ended_are_learned_from_without_an_end_token(make_run: MakeRun, method: str) -> None:
+    rows = [dataclasses.replace(row, acceptable=1) for row in some_comparisons(4)]
+    cut = [dataclasses.replace(row, ended=(True, False, False)) for row in rows]
+    first = {}
+    for name, comparisons in (("ended", rows), ("cut", cut)):
+        options = {"optim": {**FAST, "max_steps": 1}}
+        run_dir = make_run(method, name=name, comparisons=comparisons, options=options)
+        assert main([method, "--run", str(run_dir)]) == EXIT_DONE
+        first[name] = read_lines(run_dir / "metrics.jsonl")[0]
+    assert first["ended"]["tokens"] - first["cut"]["tokens"] == 2 * 4
+
+
+def test_dpo_s_log_probability_of_an_answer_that_never_ended_is_that_of_its_own_tokens(
+    make_run: MakeRun, tiny_model: str
+) -> None:
+    row = Comparison("c", ask("which"), ("yes", "no"), ((0,), (1,)), ended=(False, True))
+    run_dir = make_run("dpo", comparisons=[row], options={"optim": {**FAST, "max_steps": 1}})
+    assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
+    (told,) = read_lines(run_dir / "metrics.jsonl")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), build_tokenizer()
+    prompt = data.prompt_ids(tokenizer, row.messages)
+    for text, key in (("yes", "chosen_logp"), ("no<end>", "rejected_logp")):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        labels = [-100] * len(prompt) + ids
+        loss = model(input_ids=torch.tensor([prompt + ids]), labels=torch.tensor([labels])).loss.item()
+        assert told[key] == pytest.approx(-loss * len(ids), rel=1e-4)
+
+
 def test_dpo_refuses_to_start_from_another_model_than_its_reference() -> None:
     device, options = dpo.Device(torch.device("cpu"), torch.float32), DpoOptions()
     dpo.check_first_loss(math.log(2), math.log(2), options, device)
@@ -311,6 +340,20 @@ def test_truncated_prompts_are_counted_in_the_report(make_run: MakeRun) -> None:
     run_dir = make_run("dpo", comparisons=[long, *some_comparisons(2)], max_length=64, options={"optim": FAST})
     assert main(["dpo", "--run", str(run_dir)]) == EXIT_DONE
     assert summary_of(run_dir)["truncated_prompts"] == 1
+
+
+@pytest.mark.parametrize("method", ["reward", "dpo"])
+def test_rankings_that_prefer_nothing_are_counted_in_the_report(make_run: MakeRun, method: str) -> None:
+    tie = Comparison("t", ask("which"), ("a", "b"), ((0, 1),))
+    silent = [tie, dataclasses.replace(tie, ranking=(), split="held_out"), Comparison("s", ask("x"), ("a",), ((0,),))]
+    weightless = dataclasses.replace(tie, weight=0.0)
+    for name, rows, count in (("good", [], 0), ("silent", [*silent, weightless], 3)):
+        run_dir = make_run(
+            method, name=name, comparisons=[*some_comparisons(2), *rows], options={"optim": {**FAST, "max_steps": 1}}
+        )
+        assert main([method, "--run", str(run_dir)]) == EXIT_DONE
+        assert summary_of(run_dir)["rankings_without_preference"] == count
+        assert summary_of(run_dir)["train_prompts"] == 2
 
 
 # Stop and resume

@@ -1,6 +1,7 @@
 """PPO through the trainer's own command, on a tiny model and a reward model that likes one letter."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +21,12 @@ from builders import (
 )
 from transformers import AutoModelForCausalLM
 
-from trainer import episodes, modeling, ppo, ptx, rollout, tree
+from trainer import data, episodes, modeling, ppo, ptx, reward_model, rollout, tree
 from trainer.__main__ import main
 from trainer.config import load_run, parse_run
 from trainer.episodes import Measures
 from trainer.manifest import verify_manifest
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Prompt
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, Demonstration, Prompt
 
 
 @pytest.mark.parametrize("adapters", [{"rank": 4}, None], ids=["lora", "full"])
@@ -124,7 +125,7 @@ def test_a_mix_of_demonstrations_keeps_the_policy_from_unlearning_them(make_run:
         )
         assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
         policy = modeling.load_policy(str(run_dir / "final"), torch.float32, CPU.device)
-        texts = ptx.read(run_dir, modeling.load_tokenizer(str(run_dir / "final")), 64)
+        texts = ptx.read(run_dir, modeling.load_tokenizer(str(run_dir / "final")), 64, data.Truncation())
         assert len(texts) == 6
         with torch.no_grad():
             logps = modeling.completion_logps(policy, tree.collate(list(texts), CPU.device, "packed"))
@@ -133,6 +134,30 @@ def test_a_mix_of_demonstrations_keeps_the_policy_from_unlearning_them(make_run:
     losses_seen = [row["ptx_loss"] for row in read_lines(run_dir / "metrics.jsonl")]
     assert losses_seen[-1] < losses_seen[0]
     assert kept[1] < kept[0] - 0.5
+
+
+def test_what_reward_models_and_the_mix_had_to_cut_is_counted_in_the_report(
+    make_run: MakeRun, letter_judge: str, tmp_path: Path
+) -> None:
+    # The other judge's template says every question 40 times: what fits the policy does not fit that judge.
+    model = reward_model.load_reward(letter_judge, torch.float32, CPU.device)
+    template = str(model.tokenizer.chat_template)
+    model.tokenizer.chat_template = template.replace("message['content']", "message['content'] * 40")
+    reward_model.save_reward(model, tmp_path, 64)
+    long = Demonstration("long", ask("say " * 20), "so " * 20)
+    settings: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "demonstrations": [long, *some_demonstrations(3)],
+        "max_length": 64,
+    }
+    for name, folder, cut in (("whole", letter_judge, 0), ("cut", str(tmp_path), 1)):
+        chosen = options(folder, iterations=2, ptx_coefficient=0.1, ptx_batch_size=2)
+        run_dir = make_run("ppo", name=name, **settings, options=chosen)
+        assert main(["ppo", "--run", str(run_dir)]) == EXIT_DONE
+        summary = json.loads((run_dir / "report.json").read_text())["summary"]
+        assert (summary["truncated_prompts"], summary["truncated_completions"]) == (32 * cut, 0)
+        assert (summary["ptx_truncated_prompts"], summary["ptx_truncated_completions"]) == (1, 1)
+        assert [row["truncated_prompts"] for row in read_lines(run_dir / "metrics.jsonl")] == [16 * cut] * 2
 
 
 def test_a_mix_without_demonstrations_is_refused(make_run: MakeRun, letter_judge: str, capsys: Any) -> None:

@@ -38,7 +38,7 @@ def actor_of(
     config = parse_run({**keys, "options": options(judge, importance_cap=None, **more)})
     assert isinstance(config.options, PpoOptions)
     torch.manual_seed(0)
-    actor = ppo.load_actor(config, device, judges.load_judges(config.options, device)[0])
+    actor = ppo.load_actor(config, device, judges.load_judges(config.options, device, 64)[0])
     torch.manual_seed(0)
     with torch.no_grad():
         assert actor.value_head is not None

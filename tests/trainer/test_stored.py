@@ -25,6 +25,7 @@ def rows() -> list[Comparison]:
             row,
             weight=float(number % 5 > 0),
             ranking=((0, 1, 2),) if number % 7 == 0 else row.ranking,
+            ended=(True, False, True) if number // 3 % 2 else (),
             judgements=({"kind": 1.0}, {"kind": float(number % 3)}, {}),
         )
         for number, row in enumerate(some_comparisons(7, 3, labelers=3))

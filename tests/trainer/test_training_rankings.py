@@ -1,5 +1,7 @@
 """What labelers said, gathered by prompt, and as pairs and choices with weights."""
 
+import dataclasses
+
 import pytest
 import torch
 from builders import ask, build_tokenizer
@@ -26,6 +28,18 @@ def test_rankings_of_the_same_answers_share_one_encoding_and_add_up_by_pair() ->
         (1, 0): 1.0,  # y
     }
     assert group.weight == pytest.approx(4 / 3)
+
+
+def test_answers_that_never_ended_are_encoded_without_an_end_and_grouped_with_their_like() -> None:
+    cut = [dataclasses.replace(rank(((2,), (0,), (1,)), name), ended=(True, True, False)) for name in "xy"]
+    unranked = dataclasses.replace(cut[0], messages=ask("other"), ranking=((2,), (1,)), completions=("", "b", "cccc"))
+    here, whole, there = group_comparisons(
+        TOKENIZER, [cut[0], rank(((0,), (1,), (2,))), cut[1], unranked], 64, Truncation()
+    )
+    assert [TOKENIZER.decode(ids) for ids in here.tree.completions] == ["aa<end>", "b<end>", "cccc"]
+    assert [TOKENIZER.decode(ids) for ids in whole.tree.completions] == ["aa<end>", "b<end>", "cccc<end>"]
+    assert [TOKENIZER.decode(ids) for ids in there.tree.completions] == ["<end>", "b<end>", "cccc"]
+    assert (len(here.rankings), len(whole.rankings)) == (2, 1)
 
 
 def test_answers_without_a_rank_stand_below_the_others_and_ties_alone_make_no_group() -> None:

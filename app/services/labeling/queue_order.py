@@ -99,16 +99,18 @@ def candidates(session: Session, project: Project, limit: int = MANY) -> Sequenc
 def unjudged(session: Session, run: Run) -> Iterator[Comparison]:
     """Yield a scoring run's tasks as its data file holds them: answers in the stored order, and no ranking yet."""
     rows = session.execute(
-        select(Task.id, Prompt.messages, Completion.text)
+        select(Task.id, Prompt.messages, Completion.text, Completion.finish_reason)
         .join(Prompt, Prompt.id == Task.prompt_id)
         .join(TaskCompletion, TaskCompletion.task_id == Task.id)
         .join(Completion, Completion.id == TaskCompletion.completion_id)
         .where(Task.id.in_([UUID(item) for item in run.inputs["tasks"]]))
         .order_by(Task.id, TaskCompletion.position)
     )
-    for (task_id, messages), answers in groupby(rows, key=lambda row: (row.id, row.messages)):
+    for (task_id, messages), found in groupby(rows, key=lambda row: (row.id, row.messages)):
         turns = tuple(Message(item["role"], item["content"]) for item in messages)
-        yield Comparison(str(task_id), turns, tuple(row.text for row in answers), ())
+        answers = list(found)
+        ended = tuple(row.finish_reason != "length" for row in answers)
+        yield Comparison(str(task_id), turns, tuple(row.text for row in answers), (), ended=() if all(ended) else ended)
 
 
 def apply(session: Session, run: Run, scores: Sequence[Score]) -> int:

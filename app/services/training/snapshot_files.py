@@ -47,6 +47,8 @@ COLUMNS = {
 }  # fmt: skip
 JUDGED = {"judgements": "[{criterion: number, true or false}], one a completion; on lines where anything was judged"}
 """A column of the comparisons, in projects whose guidelines ask about single answers."""
+CUT = {"ended": "[true or false], whether each completion ended by itself; on lines where one was cut off"}
+"""A column of the comparisons where models answered that were stopped by a limit of length."""
 
 
 GATHERED = 256
@@ -126,9 +128,12 @@ def write(moment: Session, project: Project, folder: Path, ledger_folder: Path, 
         "split_rule": SPLIT_RULE,
         "held_out_fraction": project.held_out_fraction,
         "filters": FILTERS,
-        "columns": {**COLUMNS, "comparisons.jsonl": COLUMNS["comparisons.jsonl"] | JUDGED}
-        if tally.judged()
-        else COLUMNS,
+        "columns": {
+            **COLUMNS,
+            "comparisons.jsonl": COLUMNS["comparisons.jsonl"]
+            | (JUDGED if tally.judged() else {})
+            | (CUT if tally.cut() else {}),
+        },
         "guidelines": _guidelines(moment, project, tally),
         **tally.facts(),
         "adjudicated": standing.adjudicated(moment, project.id)

@@ -127,9 +127,10 @@ def demonstrations(moment: Session, project: Project, labelers: dict[bytes, byte
 _ANSWERS = """
     SELECT array_to_json(array_agg(answer.text)) AS texts, array_to_json(array_agg(answer.id)) AS ids,
            array_to_json(array_agg(coalesce(answer.policy, ''))) AS policies,
-           array_to_json(array_agg(answer.entry)) AS entries
+           array_to_json(array_agg(answer.entry)) AS entries,
+           array_to_json(array_agg(answer.finish_reason IS DISTINCT FROM 'length')) AS ended
     FROM (
-        SELECT completion.id, completion.text, model.name AS policy, (
+        SELECT completion.id, completion.text, completion.finish_reason, model.name AS policy, (
             SELECT row_to_json(entry) FROM (
                 SELECT completion.id, completion.source, completion.parent_id, completion.model_version_id,
                        coalesce(model.name, completion.sampling->>'model') AS model_version, completion.finish_reason
@@ -153,9 +154,8 @@ _RANKING_ENTRY = """
 
 
 def _comparisons_statement(project: Project) -> Select[Any]:
-    answers = (
-        text(_ANSWERS).columns(column("texts"), column("ids"), column("policies"), column("entries")).lateral("answers")
-    )
+    names = ("texts", "ids", "policies", "entries", "ended")
+    answers = text(_ANSWERS).columns(*map(column, names)).lateral("answers")
     return (
         select(
             Prompt.position,
@@ -174,6 +174,7 @@ def _comparisons_statement(project: Project) -> Select[Any]:
             cast(Ranking.judgements, Text),
             Task.round,
             answers.c.policies,
+            answers.c.ended,
             literal_column(_RANKING_ENTRY),
         )
         .select_from(Prompt)
@@ -197,29 +198,31 @@ def comparisons(moment: Session, project: Project, labelers: dict[bytes, bytes],
         found = []
         for row in rows:
             _, _, _, user, version, judge, origin, dataset, texts, ids = row[:10]
-            groups, strengths, acceptable, said_of_each, round_number, policies, ledger = row[10:]
+            groups, strengths, acceptable, said_of_each, round_number, policies, ends, ledger = row[10:]
             ranking, size, has_ties = _shape(_places(groups, ids))
             labeler = labelers[user]
             weight, weighed = weight_of(round_number, policies)
             weights[weighed] += 1
             answers[Answer("comparisons", labeler, version, judge, split)] += 1
-            judged = _judged(said_of_each, ids)
+            judged, ended = _judged(said_of_each, ids), _ended(ends)
             line_on = split if acceptable else b""
             judgements[
-                Judgement(size, has_ties, _says_how_much(strengths), origin, dataset, line_on, judged != b"")
+                Judgement(
+                    size, has_ties, _says_how_much(strengths), origin, dataset, line_on, judged != b"", ended != b""
+                )
             ] += 1
             entry = _entry(position, split, labeler, judge, ledger)
             said = (strengths or b"null", acceptable or b"null", judged)
-            found.append((texts, labeler, ranking, *said, weight, entry))
-        # Whatever is equal in all of the first seven is one line or the other; the ledger's id settles the rest.
+            found.append((texts, labeler, ranking, *said, weight, ended, entry))
+        # Whatever is equal in all of the first eight is one line or the other; the ledger's id settles the rest.
         found.sort()
         lines = Lines([], [item[-1] for item in found])
-        for texts, name, ranking, strengths, acceptable, judged, weight, _ in found:
+        for texts, name, ranking, strengths, acceptable, judged, weight, ended, _ in found:
             number += 1
             lines.data.append(
-                b'{"acceptable":%s,"completions":%s,"id":"c%06d",%s"labeler":"%s","messages":%s,"ranking":%s,'
+                b'{"acceptable":%s,"completions":%s,%s"id":"c%06d",%s"labeler":"%s","messages":%s,"ranking":%s,'
                 b'"split":"%s","strengths":%s,"weight":%s}\n'
-                % (acceptable, texts, number, judged, name, messages, ranking, split, strengths, weight)
+                % (acceptable, texts, ended, number, judged, name, messages, ranking, split, strengths, weight)
             )
         yield lines
 
@@ -269,6 +272,11 @@ def _judged(said_of_each: bytes, ids: bytes) -> bytes:
         for item in json.loads(ids)
     ]
     return b'"judgements":%s,' % records.canonical(judged) if any(judged) else b""
+
+
+def _ended(ends: bytes) -> bytes:
+    """Return the member of a line that says which answers ended, with a comma; nothing where all of them did."""
+    return b'"ended":%s,' % ends if b"false" in ends else b""
 
 
 @lru_cache(maxsize=1 << 16)

@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 class Judgement(NamedTuple):
     """What a ranking holds: answers ranked, ties, strengths, where it comes from, its split if a line is drawn.
 
-    `is_judged` says whether the labeler judged single answers by criteria, too.
+    `is_judged` says whether the labeler judged single answers by criteria, too, `is_cut` whether an answer never ended.
     """
 
     size: int
@@ -35,6 +35,7 @@ class Judgement(NamedTuple):
     dataset: bytes
     line_on: bytes
     is_judged: bool
+    is_cut: bool
 
 
 class Tally:
@@ -101,6 +102,10 @@ class Tally:
         """Return whether any answer was judged by a criterion."""
         return any(judgement.is_judged for judgement in self.judgements)
 
+    def cut(self) -> bool:
+        """Return whether any answer was cut off by a limit of its length."""
+        return any(judgement.is_cut for judgement in self.judgements)
+
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of answers and rankings. A count of nothing is left out where it always was."""
         labelers: dict[str, Counter[str]] = defaultdict(Counter)
@@ -119,6 +124,8 @@ class Tally:
             counts["holds"]["with strengths"] += count * judgement.has_strengths
             if judgement.is_judged:
                 counts["holds"]["with judgements"] += count
+            if judgement.is_cut:
+                counts["holds"]["with cut answers"] += count
         shown = {name: dict(sorted(found.items())) for name, found in counts.items()}
         return {
             "labelers": {name: dict(found) for name, found in sorted(labelers.items())},

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app import db
 from app.db import transaction
 from app.errors import InvalidInputError
-from app.models import Assignment, ModelVersion, Project, Prompt, Run, Task, TaskScore
+from app.models import Assignment, Completion, ModelVersion, Project, Prompt, Run, Task, TaskCompletion, TaskScore
 from app.services.labeling import assignments, queue_order
 from app.services.labeling.queue_order import ordered
 from app.services.training import runs
@@ -190,8 +190,11 @@ def test_a_scoring_run_is_refused_with_a_remedy_until_it_can_do_something(
 def test_the_data_file_holds_the_answers_and_nobodys_word_on_them(world: World) -> None:
     with transaction() as session:
         ids = queue(world)[:2]
+        cut = select(TaskCompletion.completion_id).where(TaskCompletion.task_id == ids[0], TaskCompletion.position == 1)
+        session.execute(update(Completion).where(Completion.id.in_(cut)).values(finish_reason="length"))
         run = Run(inputs={"tasks": [str(item) for item in ids]})
         rows = list(queue_order.unjudged(session, run))
+    assert {row.id: row.ended for row in rows} == {str(ids[0]): (True, False, True), str(ids[1]): ()}
     assert {row.id for row in rows} == {str(item) for item in ids}
     assert all(row.completions == ("Answer 0.", "Answer 1.", "Answer 2.") and row.ranking == () for row in rows)
     assert rows[0].messages[-1].content.startswith("Question")

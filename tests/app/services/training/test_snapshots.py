@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from app.errors import InvalidInputError, NotFoundError
 from app.models import Completion, Project, Prompt, Snapshot, Task, User
 from app.services.training import snapshots
 from trainer.manifest import verify_manifest
-from trainer.records import read_comparisons, read_demonstrations, read_prompts
+from trainer.records import canonical, read_comparisons, read_demonstrations, read_prompts
 
 
 @pytest.fixture
@@ -93,6 +94,39 @@ def test_a_snapshot_without_judgements_says_nothing_of_them(people: tuple[Projec
         fill_project(session, project, [ada], ["One?"])
     snapshot = freeze(project, admin)
     assert all(b"judgements" not in path.read_bytes() for path in Path(snapshot.uri).glob("*.json*"))
+
+
+def test_answers_that_a_limit_of_length_cut_off_are_told_from_those_that_ended(
+    people: tuple[Project, User, User, User],
+) -> None:
+    project, admin, ada, bob = people
+    with transaction() as session:
+        first, second = (
+            make_task(session, prompt, ["Tea.", "Coffee.", "Both, bec"])
+            for prompt in make_prompts(session, project, ["Tea or coffee?", "Milk?"])
+        )
+        for labeler in (ada, bob):
+            rank(session, first, labeler, [[2], [1], [0]])
+        rank(session, second, ada, [[0], [1, 2]])
+    before = freeze(project, admin)
+    assert b"ended" not in b"".join(path.read_bytes() for path in Path(before.uri).glob("*.json*"))
+
+    with transaction() as session:
+        _, coffee, both = completion_ids(session, first)
+        for answer, reason in ((coffee, "stop"), (both, "length")):
+            session.execute(
+                update(Completion).where(Completion.id == answer).values(source="model", finish_reason=reason)
+            )
+    after = freeze(project, admin)
+    rows = read_comparisons(Path(after.uri) / "comparisons.jsonl")
+    assert {(row.messages[-1].content, row.ended) for row in rows} == {
+        ("Tea or coffee?", (True, True, False)),
+        ("Milk?", ()),
+    }
+    assert after.manifest["rankings_hold"]["with cut answers"] == 2
+    assert "ended" in after.manifest["columns"]["comparisons.jsonl"]
+    for line in (Path(after.uri) / "comparisons.jsonl").read_bytes().splitlines():
+        assert line == canonical(json.loads(line))
 
 
 def test_labelers_appear_under_pseudonyms_only(people: tuple[Project, User, User, User]) -> None:
