@@ -26,12 +26,14 @@ from trainer.evaluation_plots import COLORS
 from trainer.report import STYLE
 
 FOLDER = race.ROOT / "docs" / "science"
+SIXTH = "#b59a2a"
 KINDS = (
     ("PPO, by coefficient", "ppo "),
     ("DPO, by beta", "dpo "),
     ("no penalty, one head", "single "),
     ("no penalty, mean of four", "mean "),
     ("no penalty, worst of four", "worst "),
+    ("no penalty, worst of four models", "models "),
 )
 
 
@@ -60,7 +62,7 @@ def draw(name: str, panels: list[tuple[str, list[dict[str, Any]]]]) -> None:
 
 def over_distance(axes: Axes, rows: list[dict[str, Any]], what: str) -> None:
     """Draw each kind's policies as points, in the order of their distance."""
-    for color, (label, prefix) in zip(COLORS, KINDS, strict=False):
+    for color, (label, prefix) in zip((*COLORS, SIXTH), KINDS, strict=True):
         arms = dict.fromkeys(row["arm"] for row in rows if row["arm"].startswith(prefix))
         points = sorted((mean(rows, arm, "kl") ** 0.5, mean(rows, arm, what), arm.removeprefix(prefix)) for arm in arms)
         if not points:
