@@ -28,12 +28,14 @@ from trainer.report import STYLE
 
 BUILD = race.ROOT / "build"
 FOLDER = race.ROOT / "docs" / "science"
+SIXTH = "#b59a2a"
 KINDS = (
     ("PPO, by coefficient", "ppo "),
     ("DPO, by beta", "dpo "),
     ("no penalty, one head", "single "),
     ("no penalty, mean of four", "mean "),
     ("no penalty, worst of four", "worst "),
+    ("no penalty, worst of four models", "models "),
 )
 TEXTS = {"start": "start", "ppo 0.02": "PPO", "ptx 0.1": "PPO-ptx,\nweight 0.1", "ptx 1": "PPO-ptx,\nweight 1"}
 """The arms that tell what texts of the language mixed into PPO do, and what is written under each."""
@@ -89,7 +91,7 @@ def over_distance(what: str) -> Callable[[Axes, Rows], None]:
     """Return what draws each kind's policies as points, in the order of their distance."""
 
     def paint(axes: Axes, rows: Rows) -> None:
-        for color, (label, prefix) in zip(COLORS, KINDS, strict=False):
+        for color, (label, prefix) in zip((*COLORS, SIXTH), KINDS, strict=True):
             arms = dict.fromkeys(row["arm"] for row in rows if row["arm"].startswith(prefix))
             points = sorted(
                 (mean(rows, arm, "kl") ** 0.5, mean(rows, arm, what), arm.removeprefix(prefix)) for arm in arms

@@ -5,7 +5,8 @@ errors; a reward model of four heads learns from that, and policies learn from i
 
 - (b) PPO with KL coefficients from 0 to 1: is the best one for the gold score an inner one?
 - (c) how straight is the line of reward over sqrt(KL) along a run (Bai et al. 2022)?
-- (d) PPO without a penalty, long, on one head, on the heads' mean, on their worst: how far do proxy and gold part?
+- (d) PPO without a penalty, long, on one head, on four heads' mean, on their worst, on the worst of four whole models:
+  how far do proxy and gold part?
 - (e) PPO with and without pretraining texts (PPO-ptx): what happens to the loss on texts of the language?
 - (f) DPO with several beta beside (b): gold over KL on the same axes.
 
@@ -58,6 +59,7 @@ class Start:
     policy: Path
     heads: Path  # a reward model of four heads
     single: Path  # one of one head
+    models: Path  # four whole models
     rows: list[Any]  # the rankings
     asked: list[Any]  # prompts to train on
     held_out: list[Any]  # prompts to judge on
@@ -97,7 +99,7 @@ def all_arms() -> dict[str, Callable[[Start, str], dict[str, Any]]]:
     for value in BETAS:
         arms[f"dpo {value:g}"] = lambda start, name, value=value: dpo(start, name, value)  # type: ignore[misc]
     for iterations in LONG:
-        for way in ("single", "mean", "worst"):
+        for way in ("single", "mean", "worst", "models"):
             arms[f"{way} {iterations}"] = lambda start, name, way=way, n=iterations: unbounded(start, name, way, n)  # type: ignore[misc]
     for value in PRETRAINING:
         arms[f"ptx {value:g}"] = lambda start, name, value=value: ppo(  # type: ignore[misc]
@@ -116,20 +118,20 @@ def prepare(folder: Path, seed: int) -> Start:
         world, tiny_world.answers(folder / "answers", policy, asked, 4, seed), seed, noise=2.0
     )
     optim = {"learning_rate": 1e-3, "batch_size": 16, "epochs": 2}
-    judges = [
+    heads, single, models = (
         tiny_world.run(
-            folder / f"reward{heads}",
+            folder / f"reward{number}",
             "reward",
             policy,
-            {"heads": heads, "optim": optim},
+            {**size, "optim": optim},
             {"comparisons": rows},
             seed=seed,
         )
         / "final"
-        for heads in (4, 1)
-    ]
+        for number, size in enumerate(({"heads": 4}, {"heads": 1}, {"models": 4}))
+    )
     texts = tiny_world.demonstrations(world, 1000, seed + 1000)
-    return Start(folder, world, seed, policy, judges[0], judges[1], rows, asked, held_out, texts)
+    return Start(folder, world, seed, policy, heads, single, models, rows, asked, held_out, texts)
 
 
 def ppo(start: Start, name: str, judge_folder: Path | None = None, **options: Any) -> dict[str, Any]:
@@ -143,9 +145,9 @@ def ppo(start: Start, name: str, judge_folder: Path | None = None, **options: An
 
 
 def unbounded(start: Start, name: str, way: str, iterations: int) -> dict[str, Any]:
-    """Train without a penalty on one head, or on four by their mean or their worst."""
-    judge_folder = start.single if way == "single" else start.heads
-    ensemble = "worst" if way == "worst" else "mean"
+    """Train without a penalty on one head, on four by their mean or their worst, or on the worst of four models."""
+    judge_folder = {"single": start.single, "models": start.models}.get(way, start.heads)
+    ensemble = "worst" if way in ("worst", "models") else "mean"
     return ppo(start, name, judge_folder, kl_coefficient=0.0, iterations=iterations, reward_ensemble=ensemble)
 
 
