@@ -30,7 +30,7 @@ from trainer.reference import mean_figures, reference_logps
 from trainer.stop import StopSignal
 from trainer.stored import Index, StoredGroups
 
-UNLIKELIER = 1.0  # nats an answer: it is then 1 / e times as likely as it was
+UNLIKELIER = 0.1  # of the nats that answers began with; long ones move by some nats in any training
 
 
 def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
@@ -240,7 +240,7 @@ def warning(run_dir: Path, summary: Mapping[str, Any]) -> str:
 
     def told(kind: str) -> tuple[float, str]:
         logp, change = (sum(row[f"{kind}_{what}"] for row in ends) / len(ends) for what in ("logp", "log_ratio"))
-        return change, f"from {logp - change:.1f} to {logp:.1f}"
+        return change / max(change - logp, 1e-9), f"from {logp - change:.1f} to {logp:.1f}"
 
     (better_change, better), (worse_change, worse) = told("chosen"), told("rejected")
     if max(better_change, worse_change) > -UNLIKELIER:
