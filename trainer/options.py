@@ -47,7 +47,7 @@ class RewardOptions:
     reward_mix: tuple[str, ...] = ()
     labeler_folds: int = 0
     held_out_fold: int = 0
-    optim: Optim = field(default_factory=lambda: Optim(epsilon=1e-5))
+    optim: Optim = field(default_factory=Optim)
 
     def __post_init__(self) -> None:
         require(self.margin >= 0, "options.margin must not be negative.")
