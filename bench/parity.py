@@ -184,8 +184,8 @@ def supervised() -> list[Row]:
             found += compare(
                 what,
                 model,
-                lambda: sft.backward(model, texts, [1.0] * len(texts), layout)[0],  # noqa: B023
-                lambda: peer.compute_loss(peer.model, batch),  # noqa: B023
+                lambda: sft.backward(model, texts, [1.0] * len(texts), layout)[0],  # noqa: B023  (called in this turn)
+                lambda: peer.compute_loss(peer.model, batch),  # noqa: B023  (called in this turn)
             )
     return found
 
@@ -220,8 +220,8 @@ def rewards() -> list[Row]:
             found += compare(
                 what,
                 model.classifier,
-                lambda: reward.backward(model, groups, copies, options, layout)[0]["loss"],  # noqa: B023
-                lambda: peer.compute_loss(peer.model, dict(batch)),  # noqa: B023
+                lambda: reward.backward(model, groups, copies, options, layout)[0]["loss"],  # noqa: B023  (called in this turn)
+                lambda: peer.compute_loss(peer.model, dict(batch)),  # noqa: B023  (called in this turn)
             )
     return found
 
@@ -258,8 +258,8 @@ def preferences() -> list[Row]:
             found += compare(
                 what,
                 model,
-                lambda: dpo.backward(model, groups, before, options, layout)[0]["loss"],  # noqa: B023
-                lambda: peer.compute_loss(peer.model, batch),  # noqa: B023
+                lambda: dpo.backward(model, groups, before, options, layout)[0]["loss"],  # noqa: B023  (called in this turn)
+                lambda: peer.compute_loss(peer.model, batch),  # noqa: B023  (called in this turn)
             )
     return found
 

@@ -11,19 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.models import ModelVersion, Pipeline, PipelineStage, Project, Run, RunMetric, Schedule, Snapshot
 from app.services.training import charts, pipelines
+from app.services.training.run_inputs import METHOD_NAMES
 
-TITLES = {
+TITLES = METHOD_NAMES | {
     "snapshot": "Snapshot",
-    "sft": "SFT",
-    "reward": "Reward model",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "ppo": "PPO",
-    "rloo": "RLOO",
-    "evaluate": "Evaluation",
     "blind": "Blind evaluation",
     "gate": "Gate",
-    "sample": "Sampling",
     "tasks": "Tasks",
     "order": "Order of the queue",
 }
