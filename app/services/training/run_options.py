@@ -158,7 +158,7 @@ def first_values(method: str) -> dict[str, str]:
 
 def explanation(method: str) -> str:
     """Return what the trainer says of the method's options, as Markdown, the options by the form's names for them."""
-    labels = {field.path[-1]: field.label for field in fields_of(method)}
+    labels = {field.path[-1]: field.label for field in reversed(fields_of(method))}  # of two, the more important one
     texts = [
         re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(kind.__doc__ or ""))
         for kind in reversed(OPTIONS[method].__mro__)

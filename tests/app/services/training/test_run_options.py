@@ -100,3 +100,7 @@ def test_a_batch_is_named_by_what_it_counts() -> None:
     assert label("dpo") == "Prompts a step"
     assert label("ppo") == label("rloo") == "Answers an iteration"
     assert label("evaluate") == "Answers at a time"
+
+
+def test_the_explanation_calls_the_batch_of_an_iteration_as_the_form_does() -> None:
+    assert "rollouts of *Answers an iteration* answers each" in run_options.explanation("ppo")
