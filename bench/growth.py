@@ -26,8 +26,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from bench import race
 from tests.trainer.builders import build_tokenizer
 from trainer import reward_model
+from trainer.jsonl import write_jsonl
 from trainer.manifest import write_manifest
-from trainer.records import Comparison, Demonstration, Message, MetricsFile, Prompt, split_of, write_jsonl
+from trainer.metrics import MetricsFile
+from trainer.records import Comparison, Demonstration, Message, Prompt, split_of
 
 SIZES = {
     "reward": (100, 1_000, 10_000, 100_000),

@@ -24,8 +24,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainer.__main__ import main as trainer
+from trainer.jsonl import write_jsonl
 from trainer.manifest import write_manifest
-from trainer.records import EXIT_DONE, Comparison, Demonstration, Message, Prompt, Sample, read_samples, write_jsonl
+from trainer.records import EXIT_DONE, Comparison, Demonstration, Message, Prompt, Sample, read_samples
 
 SPECIAL = ("<pad>", "<end>", "<user>", "<assistant>")
 ONSETS, RIMES = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "s"), ("a", "e", "i", "o")

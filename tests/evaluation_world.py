@@ -28,7 +28,8 @@ from app.models import (
 from app.services.evaluation import blind
 from app.services.labeling import assignments, judgements, rankings
 from app.settings import get_settings
-from trainer.records import Sample, write_jsonl
+from trainer.jsonl import write_jsonl
+from trainer.records import Sample
 
 _numbers = count(1)
 

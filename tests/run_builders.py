@@ -27,7 +27,8 @@ from app.models import (
     User,
 )
 from app.services.training import runs, snapshots
-from trainer.records import Message, canonical, split_of
+from trainer.jsonl import canonical
+from trainer.records import Message, split_of
 
 HELD_OUT = 0.3
 

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, load_run
+from trainer.jsonl import RecordError
 from trainer.manifest import verify_manifest
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NO_SPACE, DivergedError, RecordError
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NO_SPACE, DivergedError
 from trainer.space import is_full
 from trainer.stop import StopSignal
 

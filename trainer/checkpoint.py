@@ -32,9 +32,9 @@ from torch import nn
 
 from trainer import modeling, shards
 from trainer.config import ConfigError, RolloutOptions, RunConfig, load_run
+from trainer.jsonl import RecordError
 from trainer.manifest import MANIFEST_SCHEMA, file_sha256, verify_manifest
 from trainer.parallel import ALONE, Team
-from trainer.records import RecordError
 
 KEEP = 2
 

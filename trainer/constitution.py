@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.records import RecordError, canonical, read_jsonl
+from trainer.jsonl import RecordError, canonical, read_jsonl
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from trainer.config import RolloutOptions, RunConfig
 from trainer.episodes import Actor, Episodes, Measures
 from trainer.flops import Work
 from trainer.layout import Layout
+from trainer.metrics import MetricsFile
 from trainer.parallel import NoMetrics
-from trainer.records import MetricsFile
 from trainer.sampler import Sampler
 from trainer.stop import StopSignal
 

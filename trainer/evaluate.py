@@ -35,18 +35,11 @@ from trainer import (
 from trainer.config import ConfigError, EvaluateOptions, PolicyRef, RunConfig, weights_of
 from trainer.device import Device, setup
 from trainer.intervals import ratio_interval
+from trainer.jsonl import write_jsonl
 from trainer.layout import Layout
+from trainer.metrics import MetricsFile
 from trainer.rankings import group_comparisons
-from trainer.records import (
-    EXIT_DONE,
-    EXIT_STOPPED,
-    MetricsFile,
-    Prompt,
-    Sample,
-    read_comparisons,
-    read_prompts,
-    write_jsonl,
-)
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Prompt, Sample, read_comparisons, read_prompts
 from trainer.stop import StopSignal
 from trainer.tree import Tree
 

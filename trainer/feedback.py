@@ -28,18 +28,10 @@ from trainer.constitution import Principle, Verdict, draw, keep_whole_batches, r
 from trainer.data import prompt_ids
 from trainer.device import setup
 from trainer.intervals import ratio_interval
+from trainer.jsonl import append_jsonl, read_jsonl, write_jsonl
 from trainer.layout import Layout
-from trainer.records import (
-    EXIT_DONE,
-    EXIT_STOPPED,
-    Comparison,
-    Message,
-    MetricsFile,
-    append_jsonl,
-    read_comparisons,
-    read_jsonl,
-    write_jsonl,
-)
+from trainer.metrics import MetricsFile
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Comparison, Message, read_comparisons
 from trainer.stop import StopSignal
 from trainer.tree import Tree
 

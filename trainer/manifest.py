@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.records import RecordError
+from trainer.jsonl import RecordError
 
 MANIFEST_SCHEMA = 1
 

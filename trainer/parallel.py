@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from trainer.records import MetricsFile
+from trainer.metrics import MetricsFile
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The lines of a run directory's files, and the only code that reads and writes them. Standard library only.
+"""The rows of a run directory's files, and the only code that reads them. Standard library only.
 
     data/prompts.jsonl          {"id", "messages": [{"role", "content"}, …], "split"}
     data/demonstrations.jsonl   {"id", "messages", "completion", "weight", "split"}
@@ -8,7 +8,6 @@
     samples.jsonl               {"policy", "prompt_id", "index", "text", "tokens", "finish_reason", "reward", "kl",
                                  "reward_std"}
     scores.jsonl                {"id", "scores": [0.3, -1.2], "information", "spread", "margin"}
-    metrics.jsonl               {"step", "time", …numbers…}, appended and flushed
 
 `ranking` lists tie groups of indexes into `completions`, best first. Answers that it leaves out stand below all that it
 names, in no order (partial ranking). `strengths` says for each pair of neighbouring groups how much better the first is
@@ -22,15 +21,13 @@ The split of a prompt goes by a hash of its messages, never of the row, so that 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.tensorboard import EventFile
+from trainer.jsonl import RecordError, canonical, line_at, read_jsonl, scan_jsonl
 
 Split = Literal["train", "held_out"]
 ROLES = ("system", "user", "assistant")
@@ -40,10 +37,6 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
 EXIT_DIVERGED = 4
 EXIT_NO_SPACE = 5
-
-
-class RecordError(ValueError):
-    """A line of a data file is not what the contract says; the text names file, line and reason."""
 
 
 class DivergedError(RuntimeError):
@@ -162,52 +155,6 @@ def split_of(messages: tuple[Message, ...], held_out_fraction: float) -> Split:
     return "held_out" if int.from_bytes(digest[:8], "big") < held_out_fraction * 2**64 else "train"
 
 
-def canonical(value: Any) -> bytes:
-    """Return the one JSON spelling of `value` that hashes are taken of: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> int:
-    """Write dataclasses (or plain objects) one a line and return how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(canonical(row if isinstance(row, dict) else asdict(row)) + b"\n")
-            count += 1
-    return count
-
-
-def append_jsonl(path: Path, rows: list[Any]) -> None:
-    """Append dataclasses (or plain objects) in one write, so that a crash leaves whole lines but for the last."""
-    with path.open("ab") as file:
-        file.write(b"".join(canonical(row if isinstance(row, dict) else asdict(row)) + b"\n" for row in rows))
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of each line that is not blank; raise `RecordError` on a bad one."""
-    return ((number, value) for number, _, value in _scan_jsonl(path))
-
-
-def _scan_jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield (line number, byte at which the line begins, object) as `read_jsonl` does."""
-    if not path.exists():
-        raise RecordError(f"{path} does not exist.")
-    with path.open("rb") as file:
-        end = 0
-        for number, line in enumerate(file, start=1):
-            offset, end = end, end + len(line)
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise RecordError(f"{path.name} line {number} is not valid JSON: {error}.") from None
-            if not isinstance(value, dict):
-                raise RecordError(f"{path.name} line {number} is not a JSON object.")
-            yield number, offset, value
-
-
 def read_prompts(path: Path) -> list[Prompt]:
     """Read `prompts.jsonl`."""
     return [row for _, row in scan_prompts(path)]
@@ -215,12 +162,12 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def scan_prompts(path: Path) -> Iterator[tuple[int, Prompt]]:
     """Yield what `read_prompts` reads, a line at a time, each with the byte at which its line begins."""
-    return ((offset, _prompt(row, path, n)) for n, offset, row in _scan_jsonl(path))
+    return ((offset, _prompt(row, path, n)) for n, offset, row in scan_jsonl(path))
 
 
 def prompt_at(path: Path, offset: int) -> Prompt:
     """Return the prompt whose line begins at this byte, as `scan_prompts` has told."""
-    return _prompt(_line_at(path, offset), path, 0)
+    return _prompt(line_at(path, offset), path, 0)
 
 
 def _prompt(row: dict[str, Any], path: Path, n: int) -> Prompt:
@@ -234,12 +181,12 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
 
 def scan_demonstrations(path: Path) -> Iterator[tuple[int, Demonstration]]:
     """Yield what `read_demonstrations` reads, a line at a time, each with the byte at which its line begins."""
-    return ((offset, _demonstration(row, path, n)) for n, offset, row in _scan_jsonl(path))
+    return ((offset, _demonstration(row, path, n)) for n, offset, row in scan_jsonl(path))
 
 
 def demonstration_at(path: Path, offset: int) -> Demonstration:
     """Return the demonstration whose line begins at this byte, as `scan_demonstrations` has told."""
-    return _demonstration(_line_at(path, offset), path, 0)
+    return _demonstration(line_at(path, offset), path, 0)
 
 
 def _demonstration(row: dict[str, Any], path: Path, n: int) -> Demonstration:
@@ -258,19 +205,12 @@ def read_comparisons(path: Path) -> list[Comparison]:
 
 def scan_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
     """Yield what `read_comparisons` reads, a line at a time, each with the byte at which its line begins."""
-    return ((offset, _comparison(row, path, n)) for n, offset, row in _scan_jsonl(path))
+    return ((offset, _comparison(row, path, n)) for n, offset, row in scan_jsonl(path))
 
 
 def comparison_at(path: Path, offset: int) -> Comparison:
     """Return the comparison whose line begins at this byte, as `scan_comparisons` has told."""
-    return _comparison(_line_at(path, offset), path, 0)
-
-
-def _line_at(path: Path, offset: int) -> dict[str, Any]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        found: dict[str, Any] = json.loads(file.readline())
-    return found
+    return _comparison(line_at(path, offset), path, 0)
 
 
 def _comparison(row: dict[str, Any], path: Path, n: int) -> Comparison:
@@ -323,36 +263,6 @@ def read_scores(path: Path) -> list[Score]:
             raise RecordError(f"{path.name} line {n}: a score is not finite.")
         rows.append(score)
     return rows
-
-
-class MetricsFile:
-    """Appends to `metrics.jsonl`, one flushed line a step, so that a reader always sees whole lines.
-
-    The same numbers go into a TensorBoard event file beside it, which begins with what an earlier attempt has left.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        path = run_dir / "metrics.jsonl"
-        self._file = path.open("a", encoding="utf-8")
-        self._events = EventFile(run_dir, (row for _, row in read_jsonl(path)), time.time())
-
-    def write(self, step: int, **values: float | int | str | None) -> None:
-        """Append one line: the step, the time (Unix seconds) and the values."""
-        row = {"step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        self._events.add(row)
-
-    def close(self) -> None:
-        """Close the files; also done at the end of a `with` block."""
-        self._file.close()
-        self._events.close()
-
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _text(row: dict[str, Any], key: str, path: Path, number: int) -> str:

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from trainer import modeling
 from trainer.config import RunConfig
+from trainer.jsonl import canonical
 from trainer.layout import Layout
 from trainer.rankings import Group
-from trainer.records import canonical
 from trainer.tree import Tree
 
 T = TypeVar("T")

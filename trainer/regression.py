@@ -27,8 +27,9 @@ from trainer.config import ConfigError
 from trainer.data import prompt_ids
 from trainer.device import Device
 from trainer.intervals import ratio_interval
+from trainer.jsonl import RecordError, read_jsonl
 from trainer.layout import Layout
-from trainer.records import Message, RecordError, read_jsonl
+from trainer.records import Message
 from trainer.tree import Tree
 
 FILE = "regression.jsonl"

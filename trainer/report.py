@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import evaluation_plots, frontier, rollout_plots
 from trainer.config import RunConfig, dump_run
 from trainer.evaluation_plots import COLORS
-from trainer.records import canonical, read_jsonl
+from trainer.jsonl import canonical, read_jsonl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

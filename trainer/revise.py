@@ -20,18 +20,9 @@ from trainer.config import ConfigError, ReviseOptions, RunConfig
 from trainer.constitution import Principle, Revision, draw, keep_whole_batches, read_principles
 from trainer.data import prompt_ids
 from trainer.device import setup
-from trainer.records import (
-    EXIT_DONE,
-    EXIT_STOPPED,
-    Demonstration,
-    Message,
-    MetricsFile,
-    Prompt,
-    append_jsonl,
-    read_jsonl,
-    read_prompts,
-    write_jsonl,
-)
+from trainer.jsonl import append_jsonl, read_jsonl, write_jsonl
+from trainer.metrics import MetricsFile
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Demonstration, Message, Prompt, read_prompts
 from trainer.stop import StopSignal
 
 if TYPE_CHECKING:

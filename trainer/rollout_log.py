@@ -10,7 +10,7 @@ from trainer import frontier, losses, report
 from trainer.brakes import Brakes
 from trainer.config import RolloutOptions
 from trainer.episodes import Episodes, Measures
-from trainer.records import append_jsonl, read_jsonl, write_jsonl
+from trainer.jsonl import append_jsonl, read_jsonl, write_jsonl
 
 ROLLOUT_TEXTS = 4
 

@@ -22,16 +22,9 @@ from typing import Any, NamedTuple, cast
 from trainer import checkpoint, modeling, report, rollout
 from trainer.config import ConfigError, PolicyShare, RunConfig, SampleOptions
 from trainer.device import Device, setup
-from trainer.records import (
-    EXIT_DONE,
-    EXIT_STOPPED,
-    MetricsFile,
-    Prompt,
-    Sample,
-    append_jsonl,
-    read_prompts,
-    read_samples,
-)
+from trainer.jsonl import append_jsonl
+from trainer.metrics import MetricsFile
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Prompt, Sample, read_prompts, read_samples
 from trainer.stop import StopSignal
 
 

@@ -17,9 +17,11 @@ from torch.nn.functional import softplus
 from trainer import chat_template, checkpoint, data, report, reward_model
 from trainer.config import ConfigError, RunConfig
 from trainer.device import setup
+from trainer.jsonl import write_jsonl
 from trainer.layout import Layout
+from trainer.metrics import MetricsFile
 from trainer.modeling import check_length
-from trainer.records import EXIT_DONE, EXIT_STOPPED, MetricsFile, Score, read_comparisons, write_jsonl
+from trainer.records import EXIT_DONE, EXIT_STOPPED, Score, read_comparisons
 from trainer.stop import StopSignal
 
 TOKENS_PER_FORWARD = 4096

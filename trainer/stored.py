@@ -16,12 +16,12 @@ import numpy as np
 
 from trainer.config import ConfigError
 from trainer.data import Truncation
+from trainer.jsonl import canonical
 from trainer.rankings import Group, make_group, named
 from trainer.records import (
     Comparison,
     Demonstration,
     Prompt,
-    canonical,
     comparison_at,
     demonstration_at,
     prompt_at,

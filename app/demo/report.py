@@ -16,7 +16,7 @@ from rich.table import Table
 from app.demo import preference
 from app.demo.judge import Interval
 from app.demo.results import PROMOTION_RULE, PolicyFigures, Result
-from trainer.records import read_jsonl
+from trainer.jsonl import read_jsonl
 
 COLORS = ("#6b6b6b", "#2f5d8a", "#c2702e", "#4b8b5a", "#8a4f7d")
 STYLE = {

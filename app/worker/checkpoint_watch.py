@@ -12,8 +12,8 @@ from threading import Event, Lock
 
 from app.services.training.run_states import NewCheckpoint
 from app.worker.errand import Errand
+from trainer.jsonl import RecordError
 from trainer.manifest import file_sha256, verify_manifest
-from trainer.records import RecordError
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from app.services.training.run_states import NewCheckpoint
 from app.services.training.snapshots import prompt_record
 from app.worker.child import LOG_FILE
 from trainer.config import RunConfig, artifact_folder, artifacts_named
+from trainer.jsonl import RecordError, write_jsonl
 from trainer.manifest import verify_manifest, write_manifest
-from trainer.records import RecordError, write_jsonl
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ from app.worker.errand import Errand
 from app.worker.pulse import OUTAGES, Pulse
 from app.worker.ray_child import ClusterAwayError, ClusterError, RayChild
 from app.worker.tracker_child import Tracking
-from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, RecordError
+from trainer.jsonl import RecordError
+from trainer.records import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED
 
 logger = logging.getLogger(__name__)
 

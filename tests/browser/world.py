@@ -24,7 +24,8 @@ from app.services.projects.projects import NewProject
 from app.services.training import registry, run_states, runs, snapshots
 from app.services.training.run_states import Beat
 from app.settings import get_settings
-from trainer.records import Sample, append_jsonl, read_prompts
+from trainer.jsonl import append_jsonl
+from trainer.records import Sample, read_prompts
 
 from .texts import DEMONSTRATION, GUIDELINES, PROJECT, QUESTIONS
 

@@ -12,8 +12,9 @@ from builders import CPU, MakeRun, build_tokenizer, save_judge
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainer import modeling
+from trainer.jsonl import write_jsonl
 from trainer.manifest import write_manifest
-from trainer.records import Comparison, Demonstration, Prompt, write_jsonl
+from trainer.records import Comparison, Demonstration, Prompt
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from trainer.__main__ import main
 from trainer.config import load_run
 from trainer.constitution import Principle, Verdict, draw, read_principles
 from trainer.device import Device
+from trainer.jsonl import RecordError, write_jsonl
 from trainer.layout import Layout
 from trainer.manifest import write_manifest
 from trainer.records import (
@@ -23,10 +24,8 @@ from trainer.records import (
     EXIT_STOPPED,
     Comparison,
     Prompt,
-    RecordError,
     read_comparisons,
     read_demonstrations,
-    write_jsonl,
 )
 from trainer.stop import StopSignal
 

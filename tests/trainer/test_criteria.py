@@ -15,9 +15,10 @@ from test_methods import FAST, StopAfter, assert_same, summary_of
 from trainer import data, reward, reward_model
 from trainer.__main__ import main
 from trainer.config import ConfigError, RewardOptions, load_run, parse_run
+from trainer.jsonl import RecordError
 from trainer.layout import Layout
 from trainer.rankings import Group, group_comparisons
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, RecordError, read_comparisons
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, read_comparisons
 from trainer.reward_model import load_reward, score_texts
 
 CRITERIA = {"criteria": ["short", "loud"], "optim": FAST}

@@ -9,7 +9,8 @@ from builders import WORDS, MakeRun, ask, read_lines
 
 from trainer import dpo
 from trainer.__main__ import main
-from trainer.records import EXIT_DONE, Comparison, MetricsFile
+from trainer.metrics import MetricsFile
+from trainer.records import EXIT_DONE, Comparison
 
 WARNING = re.compile(
     r" Better and worse answers became unlikely together: (.*) their log-probabilities fell "

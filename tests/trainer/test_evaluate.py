@@ -11,7 +11,8 @@ from builders import MakeRun, ask, build_tokenizer, read_lines, some_comparisons
 from trainer import evaluate, modeling, rollout
 from trainer.__main__ import main
 from trainer.config import EvaluateOptions
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples, write_jsonl
+from trainer.jsonl import write_jsonl
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples
 from trainer.reward_model import load_reward, score_texts
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one trained judge for all of them

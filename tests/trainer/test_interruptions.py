@@ -21,7 +21,8 @@ from trainer import checkpoint, dpo, modeling
 from trainer.__main__ import main
 from trainer.config import load_run
 from trainer.manifest import verify_manifest
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NO_SPACE, EXIT_STOPPED, MetricsFile
+from trainer.metrics import MetricsFile
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NO_SPACE, EXIT_STOPPED
 
 SETTINGS: dict[str, Any] = {**DATA["dpo"], "lora": {"rank": 4}, "options": {"optim": FAST}, "checkpoint_steps": 4}
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -13,7 +13,7 @@ from builders import CPU, ask, build_tokenizer
 from trainer import modeling, regression
 from trainer.config import ConfigError
 from trainer.data import prompt_ids
-from trainer.records import RecordError
+from trainer.jsonl import RecordError
 
 
 def put(folder: Path, *rows: dict[str, Any]) -> Path:

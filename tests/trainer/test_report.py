@@ -10,7 +10,7 @@ import pytest
 
 from trainer import frontier, report
 from trainer.config import RunConfig, parse_run
-from trainer.records import MetricsFile
+from trainer.metrics import MetricsFile
 
 
 def ppo_config() -> RunConfig:

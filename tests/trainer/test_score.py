@@ -9,7 +9,8 @@ from builders import MakeRun, ask, read_lines, some_comparisons
 from torch.testing import assert_close
 
 from trainer.__main__ import main
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Comparison, RecordError, read_scores
+from trainer.jsonl import RecordError
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Comparison, read_scores
 from trainer.score import describe, entropy, information
 
 OPEN = [Comparison(f"t{n}", ask(f"is it {n}"), ("no", "yes!", "hm it is"), ()) for n in range(40)]

@@ -9,8 +9,9 @@ import pytest
 from builders import ask, build_tokenizer, some_comparisons, some_demonstrations
 
 from trainer.data import Truncation, encode
+from trainer.jsonl import RecordError, write_jsonl
 from trainer.rankings import group_comparisons
-from trainer.records import Comparison, Demonstration, Prompt, RecordError, write_jsonl
+from trainer.records import Comparison, Demonstration, Prompt
 from trainer.stored import Index, StoredDemonstrations, StoredGroups, StoredPrompts
 from trainer.tree import Tree
 

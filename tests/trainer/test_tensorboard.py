@@ -11,7 +11,7 @@ import pytest
 
 from trainer import tensorboard
 from trainer.checkpoint import cut_metrics
-from trainer.records import MetricsFile
+from trainer.metrics import MetricsFile
 
 
 def event_file(run_dir: Path) -> Path:

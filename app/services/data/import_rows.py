@@ -21,7 +21,7 @@ from app.models import GuidelineVersion, Project, User
 from app.services.data.formats.records import Answer
 from app.services.projects.guidelines import IMPORTED_VERSION
 from app.services.projects.prompts import CHATS_FROM
-from trainer.records import canonical
+from trainer.jsonl import canonical
 
 MAX_NAME = 100
 GUIDELINES = "This was made elsewhere, under guidelines that are not known here."

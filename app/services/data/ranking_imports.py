@@ -20,7 +20,8 @@ from app.services.data import import_rows
 from app.services.data.formats.records import Record
 from app.services.data.import_rows import uuid_of
 from app.services.projects.prompts import spelled
-from trainer.records import canonical, split_of
+from trainer.jsonl import canonical
+from trainer.records import split_of
 
 # A row for each judgement. `answers` holds [{id, text, source, model}] in their order.
 _STAGED = """

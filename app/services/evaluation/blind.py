@@ -26,7 +26,8 @@ from app.services.evaluation import blind_figures
 from app.services.evaluation.blind_figures import Figures
 from app.services.projects import projects
 from app.settings import get_settings
-from trainer.records import RecordError, Sample, read_samples
+from trainer.jsonl import RecordError
+from trainer.records import Sample, read_samples
 
 ENOUGH = "The interval has left one half, so no more answers are needed to say so."
 ALL_IN = "Every answer is in, and the interval still holds one half."

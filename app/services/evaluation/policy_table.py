@@ -25,7 +25,8 @@ from app.services.evaluation.bradley_terry import Meeting, Strength
 from app.services.evaluation.length_control import Controlled, Outcome
 from app.services.labeling import standing
 from app.settings import get_settings
-from trainer.records import RecordError, Sample, read_samples
+from trainer.jsonl import RecordError
+from trainer.records import Sample, read_samples
 
 MOST_RANKINGS = 20_000
 """Rankings looked at, the newest first, so that the page of a large project stays quick."""

@@ -22,7 +22,7 @@ from uuid import UUID
 from app.errors import InvalidInputError
 from app.models import Ranking
 from app.services.projects.questions import SCALE, Criterion, Questions
-from trainer.records import canonical
+from trainer.jsonl import canonical
 
 LETTERS = "ABCDEFGHI"
 STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}

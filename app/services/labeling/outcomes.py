@@ -20,8 +20,9 @@ from app.models import ModelVersion, Prompt, Run
 from app.services.labeling import queue_order, tasks
 from app.services.training import artifacts, charts, registry, run_files
 from app.services.training.snapshots import prompt_record
+from trainer.jsonl import RecordError
 from trainer.manifest import file_sha256, verify_manifest
-from trainer.records import RecordError, Sample, Score, read_samples, read_scores
+from trainer.records import Sample, Score, read_samples, read_scores
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from app.errors import InvalidInputError, NotFoundError
 from app.models import AuditEvent, Completion, Project, Prompt, User
 from app.services.data import imports
 from app.services.projects import projects, tags
-from trainer.records import Message, canonical, split_of
+from trainer.jsonl import canonical
+from trainer.records import Message, split_of
 
 PAGE_SIZE = 50
 _BATCH = 1_000

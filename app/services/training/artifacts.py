@@ -25,8 +25,8 @@ import fsspec
 from app.errors import ConflictError, InvalidInputError
 from app.settings import get_settings
 from trainer.config import ARTIFACT
+from trainer.jsonl import RecordError
 from trainer.manifest import MANIFEST_SCHEMA, file_sha256
-from trainer.records import RecordError
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20

@@ -19,8 +19,8 @@ from app.models import GateVerdict, ModelVersion, Project, Promotion, Run, Snaps
 from app.services.accounts import audit
 from app.services.hooks import outbox
 from app.services.training import artifacts
+from trainer.jsonl import RecordError
 from trainer.manifest import file_sha256, verify_manifest
-from trainer.records import RecordError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)

@@ -13,7 +13,7 @@ from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.models import Run
 from app.services.training import artifacts
 from app.settings import get_settings
-from trainer.records import RecordError
+from trainer.jsonl import RecordError
 
 SHOWN = ("report.*", "plots/*.svg", "metrics.jsonl", "rollouts.jsonl", "data/prompts.jsonl", "events.out.tfevents.*")
 FETCH_SECONDS = 3.0

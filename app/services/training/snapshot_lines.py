@@ -21,7 +21,7 @@ from app.services.data import copying, exports
 from app.services.labeling import standing
 from app.services.projects import mixing
 from app.services.training.snapshot_tally import Answer, Judgement, Tally
-from trainer import records
+from trainer import jsonl
 
 _READ_BYTES = 1 << 18
 _PLACES = tuple(str(place).encode() for place in range(1_000))
@@ -271,7 +271,7 @@ def _judged(said_of_each: bytes, ids: bytes) -> bytes:
         {key: value for key, value in by_id.get(item, {}).items() if not isinstance(value, str)}
         for item in json.loads(ids)
     ]
-    return b'"judgements":%s,' % records.canonical(judged) if any(judged) else b""
+    return b'"judgements":%s,' % jsonl.canonical(judged) if any(judged) else b""
 
 
 def _ended(ends: bytes) -> bytes:
@@ -286,7 +286,7 @@ def _shape(groups: bytes) -> tuple[bytes, int, bool]:
     Inside a tie no answer comes first, so the order there is no information and must not change the bytes.
     """
     ranking = [sorted(int(place) for place in group) for group in json.loads(groups)]
-    return records.canonical(ranking), sum(map(len, ranking)), any(len(group) > 1 for group in ranking)
+    return jsonl.canonical(ranking), sum(map(len, ranking)), any(len(group) > 1 for group in ranking)
 
 
 def _entry(position: bytes, split: bytes, labeler: bytes, judge: bytes, rest: bytes) -> bytes:
@@ -309,4 +309,4 @@ def canonical(messages: bytes) -> bytes:
         turns = [turn.split(_CONTENT) for turn in messages[len(_BEGIN) : -len(_END)].split(_NEXT)]
         if all(len(turn) == len(("role", "content")) and _ANOTHER not in turn[1] for turn in turns):
             return b"[%s]" % b",".join([b'{"content":"%s","role":"%s"}' % (content, role) for role, content in turns])
-    return records.canonical([{"role": item["role"], "content": item["content"]} for item in json.loads(messages)])
+    return jsonl.canonical([{"role": item["role"], "content": item["content"]} for item in json.loads(messages)])

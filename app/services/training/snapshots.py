@@ -29,7 +29,7 @@ from app.services.labeling import standing
 from app.services.training import artifacts, data_cards, snapshot_files
 from app.services.training.snapshot_files import Written
 from app.settings import get_settings
-from trainer import records
+from trainer import jsonl, records
 from trainer.manifest import file_sha256, verify_manifest, write_manifest
 
 CARD = "card.md"
@@ -201,7 +201,7 @@ def _discard_ledgers(session: Session, project: Project, written: Written) -> No
 def _is_complete(folder: Path) -> bool:
     try:
         verify_manifest(folder)
-    except records.RecordError:
+    except jsonl.RecordError:
         return False
     return True
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from app.demo import report, results
 from app.demo.judge import Interval
 from app.demo.results import Example, PolicyFigures, Result, RewardFigures
-from trainer.records import Comparison, Message, Prompt, Sample, write_jsonl
+from trainer.jsonl import write_jsonl
+from trainer.records import Comparison, Message, Prompt, Sample
 
 QUESTION = "Why do cats purr?"
 GOOD, BAD = "Cats purr when they feel safe and warm with you.", "Cats purr when they feel safe and warm with"

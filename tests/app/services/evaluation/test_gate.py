@@ -22,7 +22,8 @@ from app.services.evaluation.gate import Limits
 from app.services.training import registry, round_figures, round_pages
 from app.settings import get_settings
 from app.worker import rounds
-from trainer.records import Sample, write_jsonl
+from trainer.jsonl import write_jsonl
+from trainer.records import Sample
 
 SUMMARY = {
     "held_out_accuracy": 0.7,

@@ -15,7 +15,8 @@ from app import db
 from app.models import Completion, Project, Prompt, Run
 from app.services.evaluation import policy_table
 from app.settings import get_settings
-from trainer.records import Sample, write_jsonl
+from trainer.jsonl import write_jsonl
+from trainer.records import Sample
 
 
 def test_the_table_takes_blind_and_ordinary_rankings_and_leaves_out_what_does_not_count(

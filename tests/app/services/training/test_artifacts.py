@@ -14,8 +14,8 @@ from app.errors import ConflictError, InvalidInputError
 from app.services.training import artifacts
 from app.services.training.artifacts import StoreError
 from app.settings import get_settings
+from trainer.jsonl import RecordError
 from trainer.manifest import file_sha256, verify_manifest, write_manifest
-from trainer.records import RecordError
 
 
 @pytest.fixture(params=["folder", "memory"])

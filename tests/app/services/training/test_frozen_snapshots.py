@@ -21,7 +21,7 @@ from app.services.data.formats.records import Loss
 from app.services.labeling import conversions
 from app.services.labeling.conversions import Export
 from app.services.training import data_cards, snapshot_diffs
-from trainer import records
+from trainer import jsonl, records
 
 MESSAGES = [{"role": "user", "content": "Four?"}]
 HARD = 'a "quote" \\ \x01\x7f\u2028 😀\r\n\t='
@@ -61,7 +61,7 @@ def test_each_line_is_spelled_as_the_trainer_spells_it(people: tuple[Project, Us
     folder = Path(frozen(project, admin).uri)
     for name in ("prompts", "demonstrations", "comparisons"):
         for line in (folder / f"{name}.jsonl").read_bytes().splitlines():
-            assert records.canonical(json.loads(line)) == line
+            assert jsonl.canonical(json.loads(line)) == line
     assert {len(row.pairs()) for row in records.read_comparisons(folder / "comparisons.jsonl")} == {2, 3}
 
 

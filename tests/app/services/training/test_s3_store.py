@@ -12,8 +12,8 @@ import pytest
 
 from app.services.training import artifacts
 from app.settings import get_settings
+from trainer.jsonl import RecordError
 from trainer.manifest import MANIFEST_SCHEMA, file_sha256, verify_manifest
-from trainer.records import RecordError
 
 moto_server = pytest.importorskip("moto.server", reason="a server that speaks S3: pip install 'moto[s3,server]'")
 pytest.importorskip("s3fs", reason="S3 is an optional part: pip install 'plackett[s3]'")

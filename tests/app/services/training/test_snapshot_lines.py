@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.services.training.snapshot_lines import canonical
-from trainer import records
+from trainer import jsonl
 
 TEXTS = (
     "Why?",
@@ -46,4 +46,4 @@ def test_messages_are_spelled_as_if_they_had_been_parsed(session: Session, messa
     spelled = session.scalar(select(cast(cast(literal(json.dumps(messages)), JSONB), Text)))
     assert spelled is not None
     wanted = [{"role": item["role"], "content": item["content"]} for item in messages]
-    assert canonical(spelled.encode()) == records.canonical(wanted)
+    assert canonical(spelled.encode()) == jsonl.canonical(wanted)

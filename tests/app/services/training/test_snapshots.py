@@ -25,8 +25,9 @@ from app.db import reading, transaction
 from app.errors import InvalidInputError, NotFoundError
 from app.models import Completion, Project, Prompt, Snapshot, Task, User
 from app.services.training import snapshots
+from trainer.jsonl import canonical
 from trainer.manifest import verify_manifest
-from trainer.records import canonical, read_comparisons, read_demonstrations, read_prompts
+from trainer.records import read_comparisons, read_demonstrations, read_prompts
 
 
 @pytest.fixture
