@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from bench import race
 from tests.trainer.builders import build_tokenizer
 from trainer import reward_model
+from trainer.device import process_peak_mb
 from trainer.jsonl import write_jsonl
 from trainer.manifest import write_manifest
 from trainer.metrics import MetricsFile
@@ -175,7 +175,7 @@ def train(method: str, folder: str) -> None:
     tokens = [line["tokens"] if "tokens" in line else line["response_length"] * BATCH for line in lines]
     seconds = [after - before for before, after in itertools.pairwise(steps)]
     speed = statistics.median(count / took for count, took in zip(tokens[1:], seconds, strict=True))
-    print(json.dumps({"speed": round(speed), "start": round(steps[0] - began, 1), "memory": round(race.peak_mb())}))
+    print(json.dumps({"speed": round(speed), "start": round(steps[0] - began, 1), "memory": round(process_peak_mb())}))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from bench import race
 from trainer import episodes, judges, modeling, optim, ppo, reward_model, sampler
 from trainer.config import Lora, PpoOptions, RunConfig, parse_run
-from trainer.device import setup
+from trainer.device import process_peak_mb, setup
 from trainer.records import Message, Prompt
 from trainer.tree import Tree
 
@@ -248,7 +248,7 @@ def took(train: Any, *trunks: torch.nn.Module) -> dict[str, float]:
         started = time.process_time()
         train()
         seconds = time.process_time() - started
-        return {"cpu": seconds, "tokens": sum(counts), "peak": race.peak_mb()}
+        return {"cpu": seconds, "tokens": sum(counts), "peak": process_peak_mb()}
 
 
 def child(side: str, number: str, folder: str) -> None:

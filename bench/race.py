@@ -22,6 +22,7 @@ import torch
 
 from bench import peers
 from trainer import flops
+from trainer.device import process_peak_mb
 from trainer.tree import Tree
 
 ROOT = peers.ROOT
@@ -116,23 +117,13 @@ def tell(run: Callable[[], Lap]) -> None:
     """Run, and print the lap with its memory: the peak of this process above what it holds now."""
     before = resident_mb()
     lap = run()
-    print(json.dumps(lap._replace(memory=peak_mb() - before)._asdict()))
+    print(json.dumps(lap._replace(memory=process_peak_mb() - before)._asdict()))
 
 
 def resident_mb() -> float:
     """Return the memory that this process holds now, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
-
-
-def peak_mb() -> float:
-    """Return the most memory that this process has held, in MiB.
-
-    Not what `getrusage` says: that counts what the parent held when it started this process.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (peak,) = (line for line in lines if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) / 1024
 
 
 def one_pass(settings: Any, folder: str, rate: float, **more: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +40,20 @@ class Device(NamedTuple):
         """Return the most memory held so far in MiB: of the GPU if there is one, else of the process."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux KiB
+        return round(process_peak_mb(), 1)
+
+
+def process_peak_mb() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    Asked of /proc where there is one: `getrusage` counts what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
 def is_out_of_memory(error: BaseException) -> bool:
