@@ -1,8 +1,8 @@
 """Whether our losses and gradients are TRL's: both compute them for one tiny batch, and the differences are printed.
 
 TRL's own trainers (1.16) get the same ids, weights and reference; what is compared is what `trainer` runs for a step,
-with trees, against what they run, with padded rows. PPO is TRL 1.12's, in an environment of its own
-(`bench.parity_ppo`). Both end with an error where a difference is more than rounding.
+with trees, against what they run, with padded rows. RLOO and GRPO are in `bench.parity_groups`; PPO is TRL 1.12's, in
+an environment of its own (`bench.parity_ppo`). All end with an error where a difference is more than rounding.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Row(NamedTuple):
 def main() -> None:
     """Compare with both versions of TRL, each in its environment."""
     race.in_peer_environment("bench.parity")
+    race.in_peer_environment("bench.parity_groups")
     race.in_peer_environment("bench.parity_ppo", peer="trl==1.12.0")
 
 
 def rows() -> list[Row]:
-    """Return every comparison with TRL 1.16."""
+    """Return the comparisons with TRL 1.16 of the methods that learn from what is stored."""
     return [*supervised(), *rewards(), *preferences(), *flags()]
 
 

@@ -1,4 +1,4 @@
-"""Our losses and gradients beside those of TRL's own trainers, on one tiny batch (`bench.parity`)."""
+"""Our losses and gradients beside those of TRL's own trainers, on one tiny batch (`bench.parity` and its likes)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from bench import parity, parity_ppo
+from bench import parity, parity_groups, parity_ppo
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL and transformers use what transformers has deprecated
-@pytest.mark.parametrize("method", [parity.supervised, parity.rewards, parity.preferences, parity.flags])
+@pytest.mark.parametrize(
+    "method",
+    [
+        parity.supervised,
+        parity.rewards,
+        parity.preferences,
+        parity.flags,
+        parity_groups.leave_one_out,
+        parity_groups.grpo,
+    ],
+)
 def test_losses_and_gradients_are_those_of_trl(method: Callable[[], list[parity.Row]]) -> None:
     rows = method()
     assert rows
