@@ -5,7 +5,7 @@ python -m bench [handout] [labelers] [next-task] [page] [quality] [sampling] [re
                 [downloads] [export [RANKINGS]]
                 [snapshot [RANKINGS]] [import [COMPARISONS]] [label-studio [COMPARISONS]]
                 [hostile-files] [active-selection]
-                [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [processes] [shard]
+                [science-grouping] [science-policies] [science-plots] [science-hh] [gpu] [gpu-race] [processes] [shard]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench import (
     dpo_speed,
     export,
     gpu,
+    gpu_race,
     growth,
     handout,
     hostile_files,
@@ -56,6 +57,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "growth": growth.main,
     "demo-steps": demo_steps.main,
     "gpu": gpu.main,
+    "gpu-race": gpu_race.main,
     "processes": processes.main,
     "shard": processes.shared,
     "export": export.main,

@@ -1,7 +1,8 @@
 """Racing ours against a peer in one process, in turns: token positions forwarded, CPU seconds, losses.
 
-The peer has a virtual environment of its own, made on first use: its exact version and what it needs beyond us, with
-our own packages in sight, so that both run on the same torch and transformers. The product needs none of it.
+Where its exact version is not installed anyway, the peer has a virtual environment of its own, made on first use: that
+version and what it needs beyond us, with our own packages in sight, so that both run on the same torch and
+transformers. The product needs none of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,11 @@ PLAIN = {
 """What every trainer of TRL is told here: float32 on the CPU, nothing saved, nothing drawn."""
 
 
+def plain(*, gpu: bool) -> dict[str, Any]:
+    """Return the same for a GPU, where products are in bfloat16, or for the CPU."""
+    return {**PLAIN, "use_cpu": not gpu, "bf16": gpu}
+
+
 class Lap(NamedTuple):
     """What one training run took. `tokens` are positions that went through the trunk, padding included.
 
@@ -52,14 +59,17 @@ class Lap(NamedTuple):
 
 
 def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
-    """Run `python -m module` in the environment of the peer, which is made where it is not there yet.
+    """Run `python -m module` where this version of the peer is: here, or in an environment that is made at first.
 
     Says so and does nothing where it cannot be made, as without a network.
     """
-    ours = Path(torch.__file__).parent.parent
-    programs = peers.environment(peer, ["-c", str(other_pins(peer)), "datasets>=4"], ours=ours)
-    if programs is None:
-        return
+    python = Path(sys.executable)
+    if not installed(peer):
+        ours = Path(torch.__file__).parent.parent
+        programs = peers.environment(peer, ["-c", str(other_pins(peer)), "datasets>=4"], ours=ours)
+        if programs is None:
+            return
+        python = programs / "python"
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     environment = {
         **os.environ,
@@ -68,9 +78,16 @@ def in_peer_environment(module: str, *arguments: str, peer: str = TRL) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    subprocess.run(
-        [programs / "python", "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True
-    )
+    subprocess.run([python, "-W", "ignore", "-m", module, *arguments], cwd=ROOT, env=environment, check=True)
+
+
+def installed(peer: str) -> bool:
+    """Return whether exactly this version of the peer can be imported here."""
+    name, _, version = peer.partition("==")
+    try:
+        return metadata.version(name) == version
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def other_pins(peer: str) -> Path:

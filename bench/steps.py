@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from bench import race
 from tests.trainer.builders import build_tokenizer
 from trainer import dpo, flops, members, modeling, optim, reference, reward, sft, shards
 from trainer.config import DpoOptions, Lora, Optim, RewardOptions
@@ -25,6 +26,7 @@ from trainer.tree import Tree
 
 Method = Literal["sft", "dpo", "reward"]
 RATE = 1e-6
+WARM = 2
 
 
 class Size(NamedTuple):
@@ -49,7 +51,10 @@ LARGE = Size("1.1 B", 2048, 5632, 22, 32, 4, 32_000, 512, 256, 64, 16_384)
 
 
 class Timed(NamedTuple):
-    """What some steps took, warm-up left out: of all processes, and CPU seconds of this one."""
+    """What some steps took, warm-up left out: of all processes, and CPU seconds and positions of this one.
+
+    `tokens` are those of the texts as the method counts them, `positions` what went through the trunk.
+    """
 
     seconds: float
     cpu_seconds: float
@@ -57,24 +62,19 @@ class Timed(NamedTuple):
     flops: float
     peak_memory_mb: float
     loss: float
+    positions: int
 
 
 def run(
     method: Method, answers: int, size: Size, options: Optim, device: Device, steps: int, lora: Lora | None
 ) -> Timed:
-    """Take two steps to warm up and then `steps` more; random tokens, so this says nothing of quality."""
-    draw = random.Random(0)
-
-    def words(count: int) -> list[int]:
-        return [draw.randrange(4, size.vocabulary) for _ in range(count)]
-
-    trees = [Tree(words(size.prompt), [words(size.answer) for _ in range(answers)]) for _ in range(size.prompts)]
+    """Take `WARM` steps to warm up and then `steps` more; random tokens, so this says nothing of quality."""
+    trees = trees_of(size, answers)
     order = Ranking(tuple((k,) for k in range(answers)), (), (0,) * max(1, answers), 1.0, "")
     groups = [Group((Message("user", str(n)),), one, (order,)) for n, one in enumerate(trees)]
-    torch.manual_seed(0)
     model: Any
     if method == "reward":
-        classifier = _llama(size, device, LlamaForSequenceClassification)
+        classifier = llama(size, device, LlamaForSequenceClassification)
         if lora:
             members.set_trunk(classifier, modeling.add_lora(members.trunk_of(classifier), lora))
         model = RewardModel(classifier, build_tokenizer()).to(device.device)
@@ -85,7 +85,7 @@ def run(
             reward.backward, model, groups, torch.ones(len(groups), 1, device=device.device), RewardOptions(), layout
         )
     else:
-        model = _llama(size, device, LlamaForCausalLM)
+        model = llama(size, device, LlamaForCausalLM)
         if lora:
             model = modeling.add_lora(model, lora)
         _spread(model, model.base_model, options, device)
@@ -97,18 +97,20 @@ def run(
         else:
             attempt = partial(sft.backward, model, trees, [1.0] * len(trees), layout)
     optimizer = optim.build(model.parameters(), options)
-    tokens, loss, total = 0, 0.0, steps + 2
+    tokens, loss, total = 0, 0.0, steps + WARM
     started, cpu = 0.0, 0.0
-    for step in range(1, total + 1):
-        if step == 3:
-            _wait(device)
-            layout.take_load()
-            tokens, started, cpu = 0, time.perf_counter(), time.process_time()
-        figures, count = cast("tuple[Any, int]", layout.step(attempt, optimizer))
-        loss = figures["loss"] if isinstance(figures, dict) else figures
-        optim.update(optimizer, loss, options, step, total)
-        tokens += count
-    _wait(device)
+    with race.counting(model.trunk if method == "reward" else modeling.core(model).base_model) as positions:
+        for step in range(1, total + 1):
+            if step == WARM + 1:
+                wait(device)
+                layout.take_load()
+                positions.clear()
+                tokens, started, cpu = 0, time.perf_counter(), time.process_time()
+            figures, count = cast("tuple[Any, int]", layout.step(attempt, optimizer))
+            loss = figures["loss"] if isinstance(figures, dict) else figures
+            optim.update(optimizer, loss, options, step, total)
+            tokens += count
+        wait(device)
     return Timed(
         time.perf_counter() - started,
         time.process_time() - cpu,
@@ -116,7 +118,18 @@ def run(
         work.flops(layout.take_load()),
         device.peak_memory_mb(),
         loss,
+        sum(positions),
     )
+
+
+def trees_of(size: Size, answers: int) -> list[Tree]:
+    """Return what a step reads: prompts of random tokens, each with so many answers."""
+    draw = random.Random(0)
+
+    def words(count: int) -> list[int]:
+        return [draw.randrange(4, size.vocabulary) for _ in range(count)]
+
+    return [Tree(words(size.prompt), [words(size.answer) for _ in range(answers)]) for _ in range(size.prompts)]
 
 
 def _spread(model: Any, trunk: Any, options: Optim, device: Device) -> None:
@@ -156,7 +169,9 @@ def _place(rank: int, count: int, port: int, act: Callable[..., None], arguments
     act(*arguments)
 
 
-def _llama(size: Size, device: Device, kind: Any) -> Any:
+def llama(size: Size, device: Device, kind: Any) -> Any:
+    """Return a random Llama of a size in float32, the same one every time."""
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.width,
@@ -172,6 +187,7 @@ def _llama(size: Size, device: Device, kind: Any) -> Any:
         return kind(config).eval()
 
 
-def _wait(device: Device) -> None:
+def wait(device: Device) -> None:
+    """Wait until the device has done all that it was given."""
     if device.device.type == "cuda":
         torch.cuda.synchronize(device.device)
