@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import chat_world
 import endpoint
 import pytest
 from browsers import Browser, MakeUser, SignIn
-from labeling_world import World, make_world
+from labeling_world import World
 from sqlalchemy import ColumnElement, func, select, update
 
 from app import db
@@ -23,18 +22,6 @@ from app.services.chat.endpoints import SENTENCES, Failure
 from app.services.projects import projects
 
 STREAM = {"Accept": "application/x-ndjson"}
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[endpoint.Endpoint]:
-    with endpoint.running() as running:
-        chat_world.allow(monkeypatch, running.url)
-        yield running
-
-
-@pytest.fixture
-def world(database: str, lab: endpoint.Endpoint) -> World:
-    return make_world(number_of_prompts=0)
 
 
 @pytest.fixture

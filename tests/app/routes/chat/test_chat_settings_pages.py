@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import chat_world
@@ -16,18 +15,6 @@ from app import db
 from app.models import ChatModel, User
 from app.services.chat import chat_models
 from app.services.chat.endpoints import SENTENCES, Failure
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[endpoint.Endpoint]:
-    with endpoint.running() as running:
-        chat_world.allow(monkeypatch, running.url)
-        yield running
-
-
-@pytest.fixture
-def world(database: str, lab: endpoint.Endpoint) -> World:
-    return make_world(number_of_prompts=0)
 
 
 @pytest.fixture
