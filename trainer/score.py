@@ -18,7 +18,6 @@ from trainer import chat_template, checkpoint, data, report, reward_model
 from trainer.config import ConfigError, RunConfig
 from trainer.device import setup
 from trainer.jsonl import write_jsonl
-from trainer.layout import Layout
 from trainer.metrics import MetricsFile
 from trainer.modeling import check_length
 from trainer.records import EXIT_DONE, EXIT_STOPPED, Score, read_comparisons
@@ -43,7 +42,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
         data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
         for row in tasks
     ]
-    layout = Layout("rows", TOKENS_PER_FORWARD, device)
+    layout = model.choose_layout(TOKENS_PER_FORWARD, device)
 
     # 2. What each head says of each answer, in the units of the loss: a difference of 1 is odds of e to 1.
     checkpoint.cut_metrics(run_dir, 0)

@@ -1,6 +1,7 @@
 """The score run: what a reward model's heads say of tasks that nobody has judged yet."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,15 @@ import torch
 from builders import MakeRun, ask, read_lines, some_comparisons
 from torch.testing import assert_close
 
+from bench import race
+from trainer import reward_model
 from trainer.__main__ import main
 from trainer.jsonl import RecordError
+from trainer.layout import Layout
 from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Comparison, read_scores
+from trainer.reward_model import RewardModel
 from trainer.score import describe, entropy, information
+from trainer.tree import Tree
 
 OPEN = [Comparison(f"t{n}", ask(f"is it {n}"), ("no", "yes!", "hm it is"), ()) for n in range(40)]
 
@@ -52,6 +58,25 @@ def test_every_open_task_gets_a_line_by_a_trained_ensemble(make_run: MakeRun) ->
     before = (run_dir / "scores.jsonl").read_bytes()
     assert main(["score", "--run", str(run_dir)]) == EXIT_DONE
     assert (run_dir / "scores.jsonl").read_bytes() == before
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = make_run("reward", comparisons=some_comparisons(4), options={"optim": {"max_steps": 1}})
+    assert main(["reward", "--run", str(trained)]) == EXIT_DONE
+    score_all, read, least = reward_model.score_all, [], []
+
+    def counted(model: RewardModel, trees: Sequence[Tree], layout: Layout) -> list[torch.Tensor]:
+        with race.counting(model.trunk) as positions:
+            found = score_all(model, trees, layout)
+        if len(trees[0].completions) > 1:  # else it is what a reward model is tried on when it is loaded
+            read.append(sum(positions))
+            least.append(sum(tree.length for tree in trees))
+        return found
+
+    monkeypatch.setattr(reward_model, "score_all", counted)
+    run_dir = make_run("score", name="score", comparisons=OPEN, model=str(trained / "final"))
+    assert main(["score", "--run", str(run_dir)]) == EXIT_DONE
+    assert (len(read), read) == (2, least)
 
 
 def test_what_is_no_reward_model_and_no_task_are_refused_in_one_sentence(
