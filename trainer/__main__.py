@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.allocator import keep_freed
 from trainer.config import METHODS, SPLITTABLE, ConfigError, RunConfig, load_run
 from trainer.jsonl import RecordError
 from trainer.manifest import verify_manifest
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # times the CPU time and made steps up to six times slower; asleep they cost nothing measurable. Read by libgomp
         # when torch is first imported, so it is set before.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        keep_freed()
         with StopSignal() as stop:
             method = importlib.import_module(f"trainer.{config.method}")
             code: int = method.run(run_dir, config, stop)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils import deterministic
 
 from trainer.config import ConfigError, RunConfig
 from trainer.flops import Load, Work, peak, share_of_peak
@@ -76,6 +77,8 @@ def setup(config: RunConfig) -> Device:
     torch.manual_seed(config.seed)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        # Which fills all memory that is not yet written to, for those who read it by mistake: a pass over every tensor.
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # behind a property of the module
     return Device(device, dtype, join(device))
 
 

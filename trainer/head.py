@@ -1,18 +1,21 @@
-"""What an output layer says of tokens, some rows at a time in one buffer: logits are the largest thing of a step.
+"""What an output layer says of tokens, some at a time in one buffer: logits are the largest thing of a step.
 
 A vocabulary has tens of thousands of words, so every tensor of logits that is made anew costs about as much as the
-products that fill it. Here one buffer holds them, they are changed in place, and the gradient of the weights is added
-up where it lies. Backwards they are computed again from the hidden states.
+products that fill it. Here they are changed in place, and the gradient of the weights is added up where it lies. As
+many positions as `KEPT` bytes hold keep theirs for the backward pass; the others share one buffer, and backwards theirs
+are computed again from the hidden states. A position is a column: with so few of them that product is the faster one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-ROWS = 256  # positions scored at once: (256, V) float32 is the most that logits ever take
+ROWS = 256  # positions scored at once of those that are not kept
+KEPT = 2**28  # bytes of float32 logits that are kept
 
 
 def is_plain(head: Any) -> bool:
@@ -26,58 +29,87 @@ def token_logps(
 ) -> torch.Tensor:
     """Return (M,) float32: log softmax(W h / temperature) at `targets` (M,) for hidden states (M, D).
 
-    `weight` is (V, D), that of a plain output layer. Products are in the precision of autocast where that is on.
+    `weight` is (V, D), that of a plain output layer. Products are in the precision of autocast where that is on. Only
+    one backward pass is possible: it changes what was kept.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    arguments = (hidden.to(dtype), weight.to(dtype), targets, temperature)
+    learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    kept = min(len(hidden), KEPT // (4 * len(weight))) if learns else 0
+    arguments = (hidden.to(dtype), weight.to(dtype), targets, temperature, kept)
     found: torch.Tensor = _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]  # torch declares none
     return found
 
 
 class _TokenLogps(torch.autograd.Function):
-    """The same with its gradient: with p = softmax(z) and z = W h / temperature it is (one at the target) - p by z."""
+    """The same with its gradient: with p = softmax(z) and z = W h / temperature it is (one at the target) - p by z.
+
+    Of the first `kept` positions the numerators of p are kept, which is exp(z - max z).
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, kept: int
     ) -> torch.Tensor:
-        chosen, normalisers = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(2))
-        buffer = weight.new_empty(min(ROWS, len(hidden)), len(weight))
-        for start in range(0, len(hidden), ROWS):
-            rows = slice(start, start + ROWS)
-            logits = _logits(hidden[rows], weight, temperature, buffer)
-            chosen[rows] = logits.gather(1, targets[rows, None]).squeeze(1)
-            top = logits.amax(dim=1)
-            normalisers[rows] = logits.sub_(top[:, None]).exp_().sum(dim=1).log() + top
-        ctx.save_for_backward(hidden, weight, targets, normalisers)
-        ctx.temperature = temperature
-        return chosen - normalisers
+        chosen, tops, sums = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3))
+        numerators = torch.empty(0)
+        buffer = _buffer(weight, min(ROWS, len(hidden) - kept))
+        for part in _parts(len(hidden), kept):
+            keeps = part.start < kept
+            logits = _logits(hidden[part], weight, temperature, _buffer(weight, kept) if keeps else buffer)
+            chosen[part] = logits.gather(0, targets[None, part]).squeeze(0)
+            tops[part] = logits.amax(dim=0)
+            sums[part] = logits.sub_(tops[part]).exp_().sum(dim=0)
+            if keeps:
+                numerators = logits
+        ctx.save_for_backward(hidden, weight, targets, tops, sums, numerators)
+        ctx.temperature, ctx.kept = temperature, kept
+        return chosen - tops - sums.log()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, normalisers = ctx.saved_tensors
+        hidden, weight, targets, tops, sums, numerators = ctx.saved_tensors
         scale = gradients[0] / ctx.temperature
         by_hidden = torch.empty_like(hidden)
-        # In float32: in bfloat16 the sum would be rounded with every chunk.
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        buffer = weight.new_empty(min(ROWS, len(hidden)), len(weight))
-        for start in range(0, len(hidden), ROWS):
-            rows = slice(start, start + ROWS)
-            logits = _logits(hidden[rows], weight, ctx.temperature, buffer)
-            minus = logits.sub_(normalisers[rows, None]).exp_().mul_(-scale[rows, None])
-            by_logits = minus.scatter_add_(1, targets[rows, None], scale[rows, None]).to(weight.dtype)
-            torch.mm(by_logits, weight, out=by_hidden[rows])
-            if by_weight is None:
-                continue
-            if weight.dtype is torch.float32:
-                by_weight.addmm_(by_logits.T, hidden[rows])
-            else:
-                by_weight += torch.mm(by_logits.T, hidden[rows])
-        return by_hidden, None if by_weight is None else by_weight.to(weight.dtype), None, None
+        by_weight: torch.Tensor | None = None
+        buffer = _buffer(weight, min(ROWS, len(hidden) - ctx.kept))
+        for part in _parts(len(hidden), ctx.kept):
+            if part.start >= ctx.kept:
+                numerators = _logits(hidden[part], weight, ctx.temperature, buffer).sub_(tops[part]).exp_()
+            minus = numerators.mul_(-scale[part] / sums[part])
+            by_logits = minus.scatter_add_(0, targets[None, part], scale[None, part]).to(weight.dtype)
+            torch.mm(by_logits.T, weight, out=by_hidden[part])
+            if ctx.needs_input_grad[1]:
+                by_weight = _add_product(by_weight, by_logits, hidden[part])
+        if by_weight is None and ctx.needs_input_grad[1]:
+            by_weight = torch.zeros_like(weight)
+        return by_hidden, None if by_weight is None else by_weight.to(weight.dtype), None, None, None
+
+
+def _parts(count: int, kept: int) -> Iterator[slice]:
+    """Yield the positions that are kept, then `ROWS` of the others at a time."""
+    if kept:
+        yield slice(0, kept)
+    for start in range(kept, count, ROWS):
+        yield slice(start, min(start + ROWS, count))
+
+
+def _buffer(weight: torch.Tensor, positions: int) -> torch.Tensor:
+    """Return room for the logits of so many positions."""
+    return weight.new_empty(len(weight) * positions)
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float, buffer: torch.Tensor) -> torch.Tensor:
-    """Return float32 logits (rows, V), in the buffer where its precision allows."""
-    logits = torch.mm(hidden, weight.T, out=buffer[: len(hidden)]).float()
+    """Return float32 logits (V, positions), in the buffer where its precision allows."""
+    room = buffer[: len(weight) * len(hidden)].view(len(weight), len(hidden))
+    logits = torch.mm(weight, hidden.T, out=room).float()
     return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _add_product(total: torch.Tensor | None, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return total + one @ other, in float32: in bfloat16 the sum would be rounded with every part."""
+    if total is None:
+        return torch.mm(one, other).float()
+    if one.dtype is torch.float32:
+        return total.addmm_(one, other)
+    return total.add_(torch.mm(one, other))

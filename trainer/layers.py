@@ -1,6 +1,6 @@
 """How the layers of a model in training are run: compiled, or with their activations computed again backwards.
 
-Neither changes what a layer computes, beyond the rounding of compiled code.
+Neither changes what a layer computes, beyond the rounding of compiled code. On a CPU their norms take fewer passes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from trainer import branches
+from trainer import branches, norms
 from trainer.config import ConfigError, Optim
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -26,6 +26,8 @@ def prepare(trunk: nn.Module, config: Any, optim: Optim, device: torch.device) -
 
     Raises `ConfigError` where they cannot be found, or nothing here can compile.
     """
+    if device.type == "cpu" and not optim.compile:
+        norms.install(trunk)
     if not (optim.compile or optim.recompute_activations):
         return
     if optim.compile:

@@ -19,10 +19,12 @@ def case(dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, torch.Tensor, t
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("kept", [0, 2, 100])
 def test_values_and_gradients_are_those_of_the_whole_softmax(
-    rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+    kept: int, rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "ROWS", rows)
+    monkeypatch.setattr(head, "KEPT", kept * 4 * WORDS)
     layer, hidden, targets, by_logp = case()
     whole = (layer(hidden) / temperature).log_softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
     wanted = torch.autograd.grad(whole, (hidden, layer.weight), by_logp)
@@ -39,6 +41,25 @@ def test_a_frozen_layer_gets_no_gradient_and_hidden_states_get_the_same() -> Non
     (found,) = torch.autograd.grad(head.token_logps(layer.weight, hidden, targets), hidden, by_logp)
     assert torch.equal(found, wanted)
     assert layer.weight.grad is None
+
+
+def test_a_second_backward_pass_over_what_the_first_changed_is_refused() -> None:
+    layer, hidden, targets, by_logp = case()
+    logps = head.token_logps(layer.weight, hidden, targets)
+    logps.backward(by_logp, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logps.backward(by_logp)
+
+
+def test_as_much_is_kept_as_there_is_room_for_and_nothing_where_nothing_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "KEPT", 3 * 4 * WORDS + 1)
+    layer, hidden, targets, _ = case()
+    learning = head.token_logps(layer.weight, hidden, targets)
+    with torch.no_grad():
+        alone = head.token_logps(layer.weight, hidden, targets)
+    assert vars(learning.grad_fn)["kept"] == 3
+    assert alone.grad_fn is None
+    torch.testing.assert_close(alone, learning, rtol=1e-6, atol=1e-6)
 
 
 def test_no_rows_give_a_gradient_of_zeros() -> None:
@@ -72,6 +93,7 @@ def test_under_autocast_the_gradient_of_the_weights_is_rounded_once_and_not_with
 
     def error(rows: int) -> float:
         monkeypatch.setattr(head, "ROWS", rows)
+        monkeypatch.setattr(head, "KEPT", 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logps = head.token_logps(layer.weight, hidden, targets)
         (found,) = torch.autograd.grad(logps, layer.weight, by_logp)
