@@ -20,6 +20,7 @@ from app.demo.model import ensure_model
 from app.settings import get_settings
 from bench import race
 from trainer import dpo, modeling, optim, reference
+from trainer.allocator import keep_freed
 from trainer.config import DpoOptions, Optim
 from trainer.data import Truncation, encode
 from trainer.device import Device
@@ -62,6 +63,7 @@ def ours(model: Any, groups: list[Group]) -> race.Lap:
     """Train on eight trees of two answers an update."""
     options = DpoOptions(beta=BETA, optim=Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0))
     layout = modeling.choose_layout(model.eval(), TOKENS, Device(torch.device("cpu"), torch.float32))
+    modeling.prepare_training(model, options.optim, layout.device)
     before = reference.tree_logps(model, [group.tree for group in groups], layout)
     optimizer = optim.build(model.parameters(), options.optim)
 
@@ -140,6 +142,8 @@ def lap(side: str, folder: str) -> race.Lap:
 def child(side: str, folder: str) -> None:
     """Run one side once and tell what it took."""
     torch.set_num_threads(1)
+    if side == "ours":
+        keep_freed()  # as `python -m trainer` does
     if side == "peer":
         import trl.trainer.dpo_trainer  # noqa: F401  # before memory is first looked at
     race.tell(lambda: lap(side, folder))

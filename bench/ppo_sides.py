@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from bench import race
 from bench.steps import Size
 from trainer import episodes, judges, modeling, optim, ppo, reward_model, sampler
+from trainer.allocator import keep_freed
 from trainer.config import Lora, PpoOptions, RunConfig, parse_run
 from trainer.device import Device, setup
 from trainer.records import Message, Prompt
@@ -141,6 +142,7 @@ def prompts_of(case: Case) -> list[str]:
 
 def ours(folder: Path, case: Case) -> tuple[Took, float]:
     """Train with Plackett's PPO; return what it took, and the operations that these answers take at least."""
+    keep_freed()  # as `python -m trainer` does
     prompts = [Prompt(str(n), (Message("user", text),)) for n, text in enumerate(prompts_of(case))]
     trees: list[Tree] = []
     config = our_run(folder, case, sum(len(prompt.messages[0].content.split()) for prompt in prompts) // len(prompts))
@@ -150,6 +152,7 @@ def ours(folder: Path, case: Case) -> tuple[Took, float]:
     jury = judges.load_judges(options, device, config.max_length)
     actor = ppo.load_actor(config, device, jury[0])
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
+    modeling.prepare_training(actor.policy, options.optim, device, actor.frozen)
     answerer = sampler.load_sampler(folder, config, actor.policy, tokenizer, device)
     optimizers = {name: optim.build(module.parameters(), options.optim) for name, module in actor.modules().items()}
 

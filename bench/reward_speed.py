@@ -60,6 +60,7 @@ def ours(classifier: Any, trees: list[Tree]) -> race.Lap:
     model = RewardModel(classifier.eval(), build_tokenizer())
     options = RewardOptions(optim=Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0, beta2=0.999))
     layout = model.choose_layout(4096, device)
+    model.prepare_training(options.optim, device)
     count = len(trees[0].completions)
     order = Ranking(tuple((k,) for k in range(count)), (), (0,) * count, 1.0, "")
     groups = [Group((Message("user", str(n)),), tree, (order,)) for n, tree in enumerate(trees)]

@@ -51,6 +51,7 @@ def ours(model: Any, trees: list[Tree]) -> race.Lap:
     """Train on eight texts an update."""
     settings = Optim(learning_rate=RATE, schedule="constant", warmup_fraction=0.0, beta2=0.999)
     layout = modeling.choose_layout(model.eval(), 2048, Device(torch.device("cpu"), torch.float32))
+    modeling.prepare_training(model, settings, layout.device)
     optimizer = optim.build(model.parameters(), settings)
 
     def train() -> list[float]:

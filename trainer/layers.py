@@ -26,8 +26,7 @@ def prepare(trunk: nn.Module, config: Any, optim: Optim, device: torch.device) -
 
     Raises `ConfigError` where they cannot be found, or nothing here can compile.
     """
-    if device.type == "cpu" and not optim.compile:
-        norms.install(trunk)
+    shorten(trunk, optim, device)
     if not (optim.compile or optim.recompute_activations):
         return
     if optim.compile:
@@ -40,6 +39,12 @@ def prepare(trunk: nn.Module, config: Any, optim: Optim, device: torch.device) -
         if optim.recompute_activations:
             forward = _recomputed(forward)
         layer.forward = forward  # a module's own attribute stands before its class's
+
+
+def shorten(trunk: nn.Module, optim: Optim, device: torch.device) -> None:
+    """Let norms take fewer passes on a CPU, where layers are not compiled."""
+    if device.type == "cpu" and not optim.compile:
+        norms.install(trunk)
 
 
 def layers_of(trunk: nn.Module, config: Any) -> list[nn.Module]:

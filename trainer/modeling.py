@@ -215,9 +215,16 @@ def core(model: PreTrainedModel) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def prepare_training(model: PreTrainedModel, optim: Optim, device: Device) -> Work:
-    """Let the model's layers be run as `optim` asks, and return the work of training it for each token."""
+def prepare_training(
+    model: PreTrainedModel, optim: Optim, device: Device, frozen: PreTrainedModel | None = None
+) -> Work:
+    """Let the model's layers be run as `optim` asks, and return the work of training it for each token.
+
+    Its `frozen` copy is never compiled, but else says the same of the same text to the last bit.
+    """
     plain = core(model)
+    if frozen is not None:
+        layers.shorten(frozen.base_model, optim, device.device)
     layers.prepare(plain.base_model, plain.config, optim, device.device)
     return work_of(plain.base_model, plain.config, plain.get_output_embeddings())
 

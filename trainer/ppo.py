@@ -61,7 +61,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     jury = judges.load_judges(options, device, config.max_length)
     actor = load_actor(config, device, jury[0])
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
-    work = modeling.prepare_training(actor.policy, options.optim, device)
+    work = modeling.prepare_training(actor.policy, options.optim, device, actor.frozen)
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
     course = Course(run_dir, config, actor, answerer, layout, work)
 

@@ -50,7 +50,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     jury = judges.load_judges(options, device, config.max_length)
     actor = Actor(modeling.load_trainable(config, device), modeling.load_frozen(config, device))
     layout = modeling.choose_layout(actor.policy, options.optim.tokens_per_forward, device, actor.frozen)
-    work = modeling.prepare_training(actor.policy, options.optim, device)
+    work = modeling.prepare_training(actor.policy, options.optim, device, actor.frozen)
     answerer = sampler.load_sampler(run_dir, config, actor.policy, tokenizer, device)
     course = Course(run_dir, config, actor, answerer, layout, work)
 
