@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,6 +20,35 @@ from app.settings import Settings, get_settings
 
 # Before torch is loaded: tiny models gain nothing from threads, and tests in several processes would fight over cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+TOGETHER = (
+    "tests/app/api/test_documented.py",
+    "tests/app/demo/test_labelers.py",
+    "tests/app/routes/test_health.py",
+    "tests/app/test_backup.py",
+    "tests/app/test_cli.py",
+    "tests/browser/",
+    "tests/trainer/test_evaluate.py",
+    "tests/trainer/test_members.py",
+)
+"""Where the tests share something that is expensive to start: a server, a browser, a trained model."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where pytest runs in several processes, let one of them run all the tests of a place in `TOGETHER`.
+
+    The mark of xdist 3.8 for this, `xdist_group`, is overlooked with pytest 9.2, and nothing says so
+    (pytest-dev/pytest-xdist#1386).
+    """
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByPlace(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((place for place in TOGETHER if nodeid.startswith(place)), nodeid)
+
+    return ByPlace(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)
