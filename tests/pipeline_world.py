@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -66,6 +67,12 @@ JUDGED: dict[str, Any] = {
         },
     ]
 }
+
+
+def seldom() -> str:
+    """A rule of the calendar that names no time near now, for tests that set a due time by hand and want no other."""
+    far = datetime.now(UTC) + timedelta(days=180)
+    return f"0 2 {far.day} {far.month} *"
 
 
 @dataclass(frozen=True)

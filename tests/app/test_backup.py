@@ -31,8 +31,6 @@ from app.services.accounts import audit
 from app.services.training import run_states, snapshots
 from app.settings import get_settings
 
-pytestmark = pytest.mark.xdist_group("backup")
-
 
 @pytest.fixture
 def project(database: str, redis_url: str, tmp_path: Path) -> Project:

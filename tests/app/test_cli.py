@@ -19,8 +19,6 @@ from sqlalchemy import text
 
 from app import db
 
-pytestmark = pytest.mark.xdist_group("cli")  # one `plackett up` for all of them
-
 PLACKETT = [sys.executable, "-m", "app.cli"]
 PASSWORD = "correct staple horse battery"
 

@@ -38,14 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs the browser, and leave out the drawing of screenshots where nobody asked for it.
-
-    Where pytest runs in several processes, one of them gets all of these, so that one browser starts and one server.
-    """
+    """Mark what needs the browser, and leave out the drawing of screenshots where nobody asked for it."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))
     if config.getoption("--screenshots", None) is None:
         drawing = [item for item in items if item.path.name == "test_screenshots.py"]
         items[:] = [item for item in items if item not in drawing]

@@ -15,8 +15,6 @@ from trainer.jsonl import write_jsonl
 from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples
 from trainer.reward_model import load_reward, score_texts
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # one trained judge for all of them
-
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(f"p{n}", ask(f"tell {n}"), split="held_out" if n < 4 else "train") for n in range(6)]
 SAMPLING = {"max_new_tokens": 6, "temperature": 1.0, "batch_size": 8}

@@ -4,15 +4,12 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from builders import MakeRun, wait_until
+from builders import MakeRun, interrupt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_methods import DATA, FAST, StopAfter, assert_same
@@ -173,7 +170,7 @@ def test_a_base_model_that_changed_in_its_place_is_not_gone_on_from(
     ],
     ids=["dpo", "kto", "reward", "reward_models"],
 )
-def test_the_command_survives_sigkill_and_sigterm_at_any_step(
+def test_a_run_survives_sigkill_and_sigterm_at_any_step(
     make_run: MakeRun, method: str, options: dict[str, Any], ends: dict[int, signal.Signals]
 ) -> None:
     chosen = {**options, "optim": {**FAST, "epochs": 10.0 * len(ends)}}
@@ -181,13 +178,8 @@ def test_the_command_survives_sigkill_and_sigterm_at_any_step(
     whole, run_dir = (make_run(method, name=name, **settings) for name in ("whole", "killed"))
     assert main([method, "--run", str(whole)]) == EXIT_DONE
 
-    command = [sys.executable, "-m", "trainer", method, "--run", str(run_dir)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for step, number in ends.items():
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-            wait_until(process, run_dir / "checkpoints" / f"step_{step:06d}")
-            process.send_signal(number)
-            _, error = process.communicate()
-        assert process.returncode == (EXIT_STOPPED if number == signal.SIGTERM else -number), error
+        code = interrupt(run_dir, method, number, (run_dir / "checkpoints" / f"step_{step:06d}").exists)
+        assert code == (EXIT_STOPPED if number == signal.SIGTERM else -number)
     assert main([method, "--run", str(run_dir)]) == EXIT_DONE
     assert_same(run_dir, whole)

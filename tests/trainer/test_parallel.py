@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from builders import (
+    FORKS,
     PROMPTS,
     MakeRun,
     build_tokenizer,
@@ -26,6 +26,7 @@ from builders import (
     some_comparisons,
     some_demonstrations,
     timeless,
+    train,
 )
 from safetensors.torch import load_file, save_file
 from test_ppo_update import ONE_STEP, actor_of, gradients, some_episodes
@@ -46,13 +47,6 @@ SECONDS = 600  # until a process is given up; the machine may be busy
 
 # Five prompts in steps of two: in each epoch's last step the second process has nothing to do.
 OPTIM = {"learning_rate": 5e-3, "batch_size": 2, "epochs": 2.0, "schedule": "constant", "warmup_fraction": 0.0}
-
-
-# Two processes, forked from one that has imported everything: imports are most of what a short run takes.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["trainer.sft", "trainer.reward", "trainer.dpo", "trainer.kto", "trainer.ppo", "trainer.rloo"]
-)
 
 
 def start(act: Callable[..., None], *arguments: str, size: int = 2) -> list[Any]:
@@ -77,10 +71,6 @@ def finish(pair: list[Any], code: int = EXIT_DONE) -> None:
     for process in pair:
         process.join(SECONDS)
         assert process.exitcode == code
-
-
-def train(method: str, run_dir: str) -> None:
-    sys.exit(main([method, "--run", run_dir]))
 
 
 # Gradients

@@ -16,12 +16,13 @@ from app.demo import accounts
 from app.demo.browser import Browser, RefusedError
 from app.demo.labelers import Worker, rank_all, write_all
 from app.demo.preference import LABELERS, rank
+from app.embedded.postgres import PostgresServer
 from app.embedded.stack import Part, Stack
 from app.models import Completion, Demonstration, Prompt, Ranking, Task, User
 from app.services.labeling import tasks
 from app.services.projects import projects, prompts
 from app.services.projects.projects import NewProject
-from app.settings import get_settings
+from app.settings import Settings
 
 QUESTIONS = ("Why do cats purr?", "What is an island?", "Why is the sea salty?")
 ANSWERS = (
@@ -32,12 +33,19 @@ ANSWERS = (
 )
 
 
-@pytest.fixture
-def address(database: str) -> Iterator[str]:
-    """The address of a web server on the test's database."""
-    settings = get_settings().model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
+@pytest.fixture(scope="module")
+def server(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a web server on the database of all tests."""
+    named = {"database_url": postgres_server.url, "redis_url": "redis://127.0.0.1:9/0"}
+    settings = Settings().model_copy(update={"var": tmp_path_factory.mktemp("labelers") / "var", **named})
     with Stack(settings, port=0, parts=[Part.WEB]) as stack:
         yield stack.url
+
+
+@pytest.fixture
+def address(server: str, database: str) -> str:
+    """The address of the web server, on an empty database."""
+    return server
 
 
 @pytest.fixture

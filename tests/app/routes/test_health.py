@@ -14,8 +14,6 @@ from app.embedded.postgres import PostgresServer
 from app.main import create_app
 from app.settings import get_settings
 
-pytestmark = pytest.mark.xdist_group("health")  # one durable server for all of them
-
 
 @pytest.fixture(scope="module")
 def _durable_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
