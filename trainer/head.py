@@ -29,13 +29,13 @@ def token_logps(
 ) -> torch.Tensor:
     """Return (M,) float32: log softmax(W h / temperature) at `targets` (M,) for hidden states (M, D).
 
-    `weight` is (V, D), that of a plain output layer. Products are in the precision of autocast where that is on. Only
-    one backward pass is possible: it changes what was kept.
+    `weight` is (V, D), that of a plain output layer. Products are in the precision of autocast where that is on. The
+    same positions get the same values to the last bit whether or not a gradient is wanted: PPO's ratios begin at 1.
+    Only one backward pass is possible: it changes what was kept.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    kept = min(len(hidden), KEPT // (4 * len(weight))) if learns else 0
+    kept = min(len(hidden), KEPT // (4 * len(weight)))  # also where nothing learns: other products round otherwise
     arguments = (hidden.to(dtype), weight.to(dtype), targets, temperature, kept)
     found: torch.Tensor = _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]  # torch declares none
     return found
