@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from bench import race
 from bench.steps import Size
@@ -98,13 +98,7 @@ def write_models(folder: Path, case: Case) -> None:
     size, many = case.size, case.many_lengths
     tokenizer = build_tokenizer(size.vocabulary)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.keys,
+    config = size.config(
         max_position_embeddings=2 * (size.prompt + size.answer),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

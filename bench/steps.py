@@ -44,6 +44,18 @@ class Size(NamedTuple):
     prompts: int  # a step
     forward: int  # tokens
 
+    def config(self, **more: Any) -> LlamaConfig:
+        """Return the configuration of such a Llama, with `more` of its settings."""
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.keys,
+            **more,
+        )
+
 
 TINY = Size("tiny", 64, 128, 2, 4, 2, 512, 24, 12, 4, 512)
 SMALL = Size("0.1 B", 768, 2048, 12, 12, 12, 32_000, 512, 256, 64, 32_768)
@@ -172,17 +184,7 @@ def _place(rank: int, count: int, port: int, act: Callable[..., None], arguments
 def llama(size: Size, device: Device, kind: Any) -> Any:
     """Return a random Llama of a size in float32, the same one every time."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.keys,
-        max_position_embeddings=8192,
-        num_labels=1,
-        pad_token_id=0,
-    )
+    config = size.config(max_position_embeddings=8192, num_labels=1, pad_token_id=0)
     with device.device:
         return kind(config).eval()
 

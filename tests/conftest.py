@@ -52,6 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 GROWN_BYTES = 16_000_000
+"""How large tables may grow until they are truncated."""
 
 
 @pytest.fixture(autouse=True)
