@@ -33,8 +33,8 @@ from trainer.records import Comparison, Demonstration, Message, Prompt, split_of
 
 SIZES = {
     "reward": (100, 1_000, 10_000, 100_000),
-    "dpo": (100, 1_000, 10_000),
-    "kto": (100, 1_000, 10_000),
+    "dpo": (100, 1_000, 10_000, 100_000),
+    "kto": (100, 1_000, 10_000, 100_000),
     "sft": (100, 1_000, 10_000, 100_000),
     "ppo": (100, 1_000, 10_000, 100_000),
 }

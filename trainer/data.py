@@ -53,13 +53,16 @@ def _template_text(tokenizer: PreTrainedTokenizerBase, messages: Seq[Message]) -
     return text + "Assistant:\n"
 
 
-def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True) -> list[int]:
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool = True, cut_mark: str = ""
+) -> list[int]:
     """Return the ids of an answer, with the end token if it `ended` (rather than being cut off by a length limit).
 
-    An answer without any token gets it in either case: there must be something to read.
+    One that was cut gets the end token only behind a `cut_mark`, where one is given. An answer without any token gets
+    it in either case: there must be something to read.
     """
-    ids = _ids(tokenizer, text)
-    return ids if ids and not ended else [*ids, end_token_id(tokenizer)]
+    ids = _ids(tokenizer, text if ended else text + cut_mark)
+    return ids if ids and not ended and not cut_mark else [*ids, end_token_id(tokenizer)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -73,16 +76,18 @@ def encode(
     max_length: int,
     truncation: Truncation,
     ended: Seq[bool] = (),
+    cut_mark: str = "",
 ) -> Tree:
     """Return the tree of one prompt and its K completions, each of at most `max_length` tokens with the prompt.
 
-    `ended` says of each completion whether it ended; nothing given, all did.
+    `ended` says of each completion whether it ended; nothing given, all did. What is behind one that did not:
+    `completion_ids`.
     """
     prompt = prompt_ids(tokenizer, messages)
     # What an encoder's head reads is its first token: it stays, however much of the prompt behind it is cut.
     kept = int(tokenizer.cls_token_id is not None and prompt[:1] == [tokenizer.cls_token_id])
     answers = [
-        completion_ids(tokenizer, text, ended=end)
+        completion_ids(tokenizer, text, ended=end, cut_mark=cut_mark)
         for text, end in zip(completions, ended or (True,) * len(completions), strict=True)
     ]
     return fit(prompt, answers, max_length, truncation, kept)

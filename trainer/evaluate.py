@@ -313,7 +313,11 @@ def judge_accuracy(judge: reward_model.RewardModel, run_dir: Path, config: RunCo
     comparisons = read_comparisons(run_dir / "data" / "comparisons.jsonl")
     train, held_out = (
         group_comparisons(
-            judge.tokenizer, [row for row in comparisons if row.split == split], config.max_length, data.Truncation()
+            judge.tokenizer,
+            [row for row in comparisons if row.split == split],
+            config.max_length,
+            data.Truncation(),
+            cut_mark=judge.cut_mark,
         )
         for split in ("train", "held_out")
     )

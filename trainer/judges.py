@@ -60,7 +60,7 @@ def score(
     columns = []
     for judge in judges:
         trees = [
-            data.encode(judge.model.tokenizer, prompt.messages, answers, max_length, truncation, ends)
+            judge.model.encode(prompt.messages, answers, max_length, truncation, ends)
             for prompt, answers, ends in zip(prompts, texts, ended, strict=True)
         ]
         found = judge.layout.repeat(lambda: reward_model.score_heads(judge.model, trees, judge.layout))  # noqa: B023

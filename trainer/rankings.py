@@ -103,10 +103,11 @@ def group_comparisons(
     ties: bool = False,
     flags: bool = False,
     criteria: Sequence[str] = (),
+    cut_mark: str = "",
 ) -> list[Group]:
     """Gather the rankings of the same completions of the same prompt, and encode each completion once.
 
-    An answer that ended and the same words cut off are two completions.
+    An answer that ended and the same words cut off, behind which is the `cut_mark`, are two completions.
     Answers that no pair names are not encoded; prompts without any pair are left out. With `ties` a tie counts as much
     as a preference, as does a difference on one of the `criteria`; with `flags` a line between acceptable answers and
     others counts, and nothing else does.
@@ -117,7 +118,9 @@ def group_comparisons(
             key = (comparison.messages, comparison.completions, comparison.ended)
             gathered.setdefault(key, []).append(comparison)
     return [
-        make_group(tokenizer, rows, max_length, truncation, ties=ties, flags=flags, criteria=criteria)
+        make_group(
+            tokenizer, rows, max_length, truncation, ties=ties, flags=flags, criteria=criteria, cut_mark=cut_mark
+        )
         for rows in gathered.values()
     ]
 
@@ -131,6 +134,7 @@ def make_group(
     ties: bool = False,
     flags: bool = False,
     criteria: Sequence[str] = (),
+    cut_mark: str = "",
 ) -> Group:
     """Return the group of some rankings of the same completions of the same prompt (see `group_comparisons`)."""
     messages, completions, ended = rows[0].messages, rows[0].completions, rows[0].ended
@@ -143,6 +147,7 @@ def make_group(
         max_length,
         truncation,
         [ended[index] for index in used] if ended else (),
+        cut_mark,
     )
     judged = {name: tuple(filter(None, (_by_criterion(row, name, place) for row in rows))) for name in criteria}
     return Group(messages, tree, tuple(_ranking(row, place) for row in rows), judged)

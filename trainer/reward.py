@@ -69,7 +69,10 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     template = chat_template.facts(config.model, tokenizer)
     truncation = data.Truncation()
     judged = Index(path, lambda row: row.split == "held_out", criteria=criteria)
-    train, held_out = (StoredGroups(index, tokenizer, config.max_length, truncation) for index in (learned, judged))
+    train, held_out = (
+        StoredGroups(index, tokenizer, config.max_length, truncation, reward_model.CUT_MARK)
+        for index in (learned, judged)
+    )
     check_criteria(train, path, options)
     judged_by = held_out if judged.has_pairs else []
 

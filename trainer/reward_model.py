@@ -21,6 +21,9 @@ from trainer.modeling import add_lora, cast_weights, check_length, from_pretrain
 from trainer.records import Message
 
 TOKENS_PER_FORWARD = 4096
+CUT_MARK = " …"
+"""What is put behind an answer that was cut off, before the end token, where every score is read: a token in the middle
+of a sentence says what comes next and little of what was said (decision 0032)."""
 
 # Texts of no one's, of which the scores are saved with a model: a lost or mixed-up head changes them.
 PROBES = (
@@ -35,12 +38,12 @@ class RewardModel(nn.Module):
     """An ensemble of E scalar heads for the ranking and for each of C criteria: L = (1 + C) E numbers an answer.
 
     The E heads sit on one trunk, or on the trunks of several whole models (`members`). Inside is transformers' sequence
-    classifier, so any transformers can load a saved one. A decoder is read at the last real token, which is the end
-    token of an answer that ended, by heads without a bias, which a ranking loss cannot see. An encoder (BERT and its
-    like) sees each answer whole, with its prompt, and is read by the head that its architecture brings. `mean` and
-    `std` (L,) are measured after training, on reference answers, so that those score 0 on average with standard
-    deviation 1. The reward is the sum of the normalised scores times `mix`, the weights of the ranking and of the
-    criteria. `log_nu` is of Davidson's loss, one for each model.
+    classifier, so any transformers can load a saved one. A decoder is read at the last real token, the end token, by
+    heads without a bias, which a ranking loss cannot see. An encoder (BERT and its like) sees each answer whole, with
+    its prompt, and is read by the head that its architecture brings. An answer that was cut off has the `cut_mark`
+    before its end token. `mean` and `std` (L,) are measured after training, on reference answers, so that those score 0
+    on average with standard deviation 1. The reward is the sum of the normalised scores times `mix`, the weights of the
+    ranking and of the criteria. `log_nu` is of Davidson's loss, one for each model.
     """
 
     mean: torch.Tensor
@@ -53,8 +56,10 @@ class RewardModel(nn.Module):
         *others: PreTrainedModel,
         criteria: Sequence[str] = (),
         ties: bool = False,
+        cut_mark: str = CUT_MARK,
     ) -> None:
         super().__init__()
+        self.cut_mark = cut_mark
         self.classifier = classifier
         self.others = nn.ModuleList(others)
         self.tokenizer = tokenizer
@@ -146,6 +151,17 @@ class RewardModel(nn.Module):
                     f"it has heads for {', '.join(self.names)}."
                 )
         self.mix = dict(mix) or self.mix
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        completions: Sequence[str],
+        max_length: int,
+        truncation: data.Truncation,
+        ended: Sequence[bool] = (),
+    ) -> tree.Tree:
+        """Return the tree of a prompt and its completions as this model reads them (see `data.encode`)."""
+        return data.encode(self.tokenizer, messages, completions, max_length, truncation, ended, self.cut_mark)
 
     def choose_layout(self, tokens: int, device: Device) -> Layout:
         """Return the layout that the trunk can take (see `layout.choose`): of an encoder, a row for every answer."""
@@ -282,11 +298,11 @@ def scores_of_texts(
 ) -> torch.Tensor:
     """Return the normalised scores (N, L) of completions, each of the prompt beside it.
 
-    One that is not among the `ended` is read at its last token; nothing given, all ended.
+    One that is not among the `ended` is read behind the model's `cut_mark`; nothing given, all ended.
     """
     cuts = data.Truncation()
     trees = [
-        data.encode(model.tokenizer, messages, [text], max_length, cuts, [end])
+        model.encode(messages, [text], max_length, cuts, [end])
         for messages, text, end in zip(prompts, completions, ended or (True,) * len(completions), strict=True)
     ]
     # One answer a prompt: rows need no mask, and in the model's own precision no autocast.
@@ -315,6 +331,7 @@ def save_reward(model: RewardModel, folder: Path, max_length: int) -> None:
         "nu": None if model.log_nu is None else [value.exp().item() for value in model.log_nu],
         "dtype": str(model.classifier.dtype).removeprefix("torch."),
         "max_length": max_length,
+        "cut_mark": model.cut_mark,
         "probes": [
             {"prompt": question, "completion": text, "scores": values}
             for (question, text), values in zip(PROBES, scores, strict=True)
@@ -338,6 +355,7 @@ def load_reward(
         wanted = torch.tensor([probe.get("scores") or [probe["score"]] for probe in probes])
         names, count = facts.get("heads", [RANKING]), int(facts.get("models", 1))
         saved_mix = dict(facts.get("mix", {RANKING: 1.0}))
+        cut_mark = str(facts.get("cut_mark", ""))  # without it a model has learned to read a cut answer where it stops
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no reward.json; it must be the final folder of a reward run.") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
@@ -345,7 +363,7 @@ def load_reward(
     tokenizer = load_tokenizer(folder)
     first = _load_classifier(folder, dtype, tokenizer, len(mean) // count)
     several = members.load(first, Path(folder), count)
-    model = RewardModel(first, tokenizer, *several[1:], criteria=names[1:]).to(device).eval()
+    model = RewardModel(first, tokenizer, *several[1:], criteria=names[1:], cut_mark=cut_mark).to(device).eval()
     model.mean.copy_(mean)
     model.std.copy_(std)
     scores = scores_of_texts(model, prompts, [probe["completion"] for probe in probes], facts["max_length"])

@@ -38,10 +38,7 @@ def run(run_dir: Path, config: RunConfig, stop: StopSignal) -> int:
     check_length(model.classifier, config.model, config.max_length)
     template = chat_template.facts(config.model, model.tokenizer)
     truncation = data.Truncation()
-    trees = [
-        data.encode(model.tokenizer, row.messages, row.completions, config.max_length, truncation, row.ended)
-        for row in tasks
-    ]
+    trees = [model.encode(row.messages, row.completions, config.max_length, truncation, row.ended) for row in tasks]
     layout = model.choose_layout(TOKENS_PER_FORWARD, device)
 
     # 2. What each head says of each answer, in the units of the loss: a difference of 1 is odds of e to 1.

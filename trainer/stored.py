@@ -167,10 +167,15 @@ class StoredGroups(Encoded[Group]):
     """The groups of an index."""
 
     def __init__(
-        self, index: Index, tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation
+        self,
+        index: Index,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        truncation: Truncation,
+        cut_mark: str = "",
     ) -> None:
         super().__init__(len(index), self._group, truncation)
-        self._index, self._tokenizer, self._max_length = index, tokenizer, max_length
+        self._index, self._tokenizer, self._max_length, self._cut_mark = index, tokenizer, max_length, cut_mark
 
     @property
     def trees(self) -> Sequence[Tree]:
@@ -187,6 +192,7 @@ class StoredGroups(Encoded[Group]):
             ties=index.ties,
             flags=index.flags,
             criteria=index.criteria,
+            cut_mark=self._cut_mark,
         )
 
 

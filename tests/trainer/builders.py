@@ -133,7 +133,7 @@ def save_judge(folder: Path, model: str, liked: str) -> str:
     letters = [*"abcdefgh" * 3, *string.printable[:94], *"\N{REPLACEMENT CHARACTER}" * 9]
     texts = ["".join(draw.choices(draw.sample(letters, 3), k=draw.randint(1, 8))) for _ in range(800)]
     ended = [draw.random() < 0.5 for _ in texts]
-    answers = data.encode(tokenizer, ask("say"), texts, 64, data.Truncation(), ended)
+    answers = judge.encode(ask("say"), texts, 64, data.Truncation(), ended)
     shares = torch.tensor([[text.count(letter) / len(text) for letter in liked] for text in texts])
     with torch.no_grad():
         batch = tree.collate([answers], CPU.device, "rows")

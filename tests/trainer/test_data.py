@@ -26,6 +26,11 @@ def test_an_answer_cut_off_by_a_length_limit_gets_no_end_token() -> None:
     assert data.completion_ids(TOKENIZER, "", ended=False) == [TOKENIZER.eos_token_id]  # nothing cannot be read
 
 
+def test_a_mark_stands_behind_an_answer_that_was_cut_off_and_before_its_end_token() -> None:
+    tree = data.encode(TOKENIZER, ask("hi"), ["yo", "so", ""], 64, data.Truncation(), [False, True, False], "...")
+    assert [TOKENIZER.decode(completion) for completion in tree.completions] == ["yo...<end>", "so<end>", "...<end>"]
+
+
 def test_a_tokenizer_without_a_chat_template_gets_a_plain_form() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = None

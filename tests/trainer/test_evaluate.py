@@ -1,6 +1,7 @@
 """The evaluation: win rates and intervals by hand, and whole runs on a tiny model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from builders import MakeRun, ask, build_tokenizer, read_lines, some_comparisons
 
 from trainer import evaluate, modeling, rollout
 from trainer.__main__ import main
-from trainer.config import EvaluateOptions
+from trainer.config import EvaluateOptions, load_run
 from trainer.jsonl import write_jsonl
-from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Prompt, read_samples
+from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, Comparison, Prompt, read_samples
 from trainer.reward_model import load_reward, score_texts
 
 CPU = torch.device("cpu")
@@ -54,6 +55,19 @@ def moved_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "report.json").read_text(encoding="utf-8"))["summary"]
+
+
+def test_the_reward_model_s_accuracy_is_of_cut_answers_behind_their_mark(letter_judge: str, make_run: MakeRun) -> None:
+    rows = [Comparison(str(n), ask(f"say {n}"), ("cd", "ac"), ((0,), (1,)), ended=(False, True)) for n in range(4)]
+    rows = [replace(row, split="held_out") for row in rows]
+    run_dir = make_run("evaluate", comparisons=rows)
+    config = load_run(run_dir)
+    found = {}
+    for mark in ("a" * 8, "b" * 8):
+        model = load_reward(letter_judge, torch.float32, CPU)
+        model.cut_mark = mark
+        found[mark[0]] = evaluate.judge_accuracy(model, run_dir, config)["held_out_accuracy"]
+    assert found == {"a": 1.0, "b": 0.0}  # the judge likes "a" alone
 
 
 def test_wins_counts_pairs_of_a_prompt_and_halves_ties() -> None:

@@ -40,13 +40,23 @@ def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
     assert found[:3].argmax(dim=0).tolist() == [0, 1, 2]  # each head likes its own letter
 
 
-def test_an_answer_that_never_ended_is_judged_at_its_last_token_and_the_others_as_before(letter_judge: str) -> None:
-    (judge,) = jury = judges.load_judges(ppo_options(letter_judge), CPU, 64)
+@pytest.mark.parametrize("marked", [True, False])
+def test_an_answer_that_never_ended_is_judged_behind_the_mark_of_its_model_and_the_others_as_before(
+    marked: bool, letter_judge: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(letter_judge, tmp_path / "judge")
+    facts = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+    mark = facts.pop("cut_mark")
+    assert mark == reward_model.CUT_MARK
+    if not marked:  # a model from before there was one
+        (folder / "reward.json").write_text(json.dumps(facts), encoding="utf-8")
+    (judge,) = jury = judges.load_judges(ppo_options(str(folder)), CPU, 64)
     found = judges.score(jury, PROMPTS[:1], TEXTS[:1], [[True, False, True]], 64, Truncation())[:, 0]
     whole = judges.score(jury, PROMPTS[:1], TEXTS[:1], ENDED[:1], 64, Truncation())[:, 0]
     torch.testing.assert_close(found[[0, 2]], whole[[0, 2]], rtol=1e-4, atol=1e-5)
     tokenizer = judge.model.tokenizer
-    cut = Tree(prompt_ids(tokenizer, PROMPTS[0].messages), [tokenizer.encode("bbbb", add_special_tokens=False)])
+    text = f"bbbb{mark}{tokenizer.eos_token}" if marked else "bbbb"
+    cut = Tree(prompt_ids(tokenizer, PROMPTS[0].messages), [tokenizer.encode(text, add_special_tokens=False)])
     (alone,) = reward_model.score(judge.model, [cut], judge.layout)
     torch.testing.assert_close(found[[1]], alone, rtol=1e-4, atol=1e-5)
     assert abs(found[1] - whole[1]) > 0.01

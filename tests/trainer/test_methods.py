@@ -18,7 +18,7 @@ from trainer.config import ConfigError, DpoOptions, Lora, load_run
 from trainer.manifest import file_sha256, verify_manifest
 from trainer.rankings import deal_labelers
 from trainer.records import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED, Comparison, Demonstration, Message
-from trainer.reward_model import load_reward, score_texts
+from trainer.reward_model import CUT_MARK, load_reward, score_texts
 from trainer.stop import StopSignal
 
 FAST = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 6.0, "schedule": "constant", "warmup_fraction": 0.0}
@@ -300,7 +300,9 @@ def test_kto_without_a_line_between_good_and_bad_is_one_sentence(
 
 
 @pytest.mark.parametrize("method", ["reward", "dpo", "kto"])
-def test_answers_that_never_ended_are_learned_from_without_an_end_token(make_run: MakeRun, method: str) -> None:
+def test_answers_that_never_ended_are_learned_from_without_an_end_token_or_behind_a_mark(
+    make_run: MakeRun, method: str
+) -> None:
     rows = [dataclasses.replace(row, acceptable=1) for row in some_comparisons(4)]
     cut = [dataclasses.replace(row, ended=(True, False, False)) for row in rows]
     first = {}
@@ -309,7 +311,8 @@ def test_answers_that_never_ended_are_learned_from_without_an_end_token(make_run
         run_dir = make_run(method, name=name, comparisons=comparisons, options=options)
         assert main([method, "--run", str(run_dir)]) == EXIT_DONE
         first[name] = read_lines(run_dir / "metrics.jsonl")[0]
-    assert first["ended"]["tokens"] - first["cut"]["tokens"] == 2 * 4
+    more = len(build_tokenizer().encode(CUT_MARK)) if method == "reward" else -1
+    assert first["cut"]["tokens"] - first["ended"]["tokens"] == more * 2 * 4
 
 
 def test_dpo_s_log_probability_of_an_answer_that_never_ended_is_that_of_its_own_tokens(

@@ -40,6 +40,8 @@ def test_answers_that_never_ended_are_encoded_without_an_end_and_grouped_with_th
     assert [TOKENIZER.decode(ids) for ids in whole.tree.completions] == ["aa<end>", "b<end>", "cccc<end>"]
     assert [TOKENIZER.decode(ids) for ids in there.tree.completions] == ["<end>", "b<end>", "cccc"]
     assert (len(here.rankings), len(whole.rankings)) == (2, 1)
+    (marked,) = group_comparisons(TOKENIZER, cut, 64, Truncation(), cut_mark="...")
+    assert [TOKENIZER.decode(ids) for ids in marked.tree.completions] == ["aa<end>", "b<end>", "cccc...<end>"]
 
 
 def test_answers_without_a_rank_stand_below_the_others_and_ties_alone_make_no_group() -> None:
