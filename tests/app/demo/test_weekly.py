@@ -90,7 +90,8 @@ def test_the_report_has_a_row_and_a_chapter_for_each_round_and_says_what_the_gat
     assert "| sample | 41 |" in report
 
     out = io.StringIO()
-    Console(file=out, width=200).print(weekly_report.table(ROUNDS))
+    Console(file=out, width=80).print(weekly_report.table(ROUNDS))
+    assert all(heading in out.getvalue() for heading in weekly_report.SHOWN.values())  # nothing is cut or folded
     assert "not passed" in out.getvalue()
 
 
