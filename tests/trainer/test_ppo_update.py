@@ -105,7 +105,9 @@ def test_micro_batches_add_up_to_the_minibatchs_gradient_and_shared_prompts_to_t
         found.append(gradients(actor, rolled, config, layout, texts))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+            assert (
+                a - b
+            ).norm() <= 1e-5 * a.norm()  # each number is a sum of many, so its rounding goes by the largest
 
 
 def test_the_clipped_shares_count_tokens_of_policy_and_values_each_by_itself(
