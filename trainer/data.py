@@ -90,7 +90,8 @@ def encode(
         completion_ids(tokenizer, text, ended=end, cut_mark=cut_mark)
         for text, end in zip(completions, ended or (True,) * len(completions), strict=True)
     ]
-    return fit(prompt, answers, max_length, truncation, kept)
+    tail = completion_ids(tokenizer, "", ended=False, cut_mark=cut_mark) if cut_mark else []
+    return fit(prompt, answers, max_length, truncation, kept, tail)
 
 
 def encode_turns(
@@ -137,16 +138,22 @@ def encode_turns(
 
 
 def fit(
-    prompt: list[int], completions: Seq[list[int]], max_length: int, truncation: Truncation, kept_tokens: int = 0
+    prompt: list[int],
+    completions: Seq[list[int]],
+    max_length: int,
+    truncation: Truncation,
+    kept_tokens: int = 0,
+    tail: Seq[int] = (),
 ) -> Tree:
     """Cut the prompt from the left, so that the question's end stays, and count what was cut in `truncation`.
 
     The first `kept_tokens` of the prompt are never cut.
     A completion is cut (at its end, which loses the end token) only where half of `max_length` for the prompt would
-    not leave it room. The K completions of a prompt keep one and the same cut prompt: they answer one question.
+    not leave it room; then it ends in the `tail`. The K completions of a prompt keep one and the same cut prompt: they
+    answer one question.
     """
     room = max_length - min(len(prompt), max_length // 2)
-    kept = [completion[:room] for completion in completions]
+    kept = [one if len(one) <= room else [*one[: max(1, room - len(tail))], *tail][:room] for one in completions]
     truncation.completions += sum(len(completion) > room for completion in completions)
     longest = max(map(len, kept), default=0)
     if len(prompt) + longest > max_length:

@@ -26,8 +26,17 @@ HEADINGS = (
     "KL",
     "Gate",
 )
-SHOWN = {0: "Round", 1: "Rankings", 4: "Reward", 5: "Policy", 6: "Over", 7: "Wins, blind", 9: "KL", 10: "Gate"}
-"""The columns that 80 characters have room for, and their headings there."""
+SHOWN = {
+    "Round": "Round",
+    "Rankings": "Rankings",
+    "Reward accuracy": "Reward",
+    "Candidate": "Policy",
+    "Over": "Over",
+    "Win rate (blind)": "Wins, blind",
+    "KL": "KL",
+    "Gate": "Gate",
+}
+"""The columns that a terminal of 80 characters has room for, and what they are called there."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,11 @@ class Told:
 def table(result: Rounds) -> Table:
     """Return the rounds for the terminal; the report has all their figures."""
     shown = Table(title="Rounds that the schedule has run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, heading in SHOWN.items():
-        shown.add_column(heading, justify="right" if place in (0, 1, 9) else "left")
+    for heading in SHOWN.values():
+        shown.add_column(heading, justify="right" if heading in {"Round", "Rankings", "KL"} else "left")
     for row in result.rounds:
-        cells = _cells(row)
-        shown.add_row(*(cells[place] for place in SHOWN))
+        cells = dict(zip(HEADINGS, _cells(row), strict=True))
+        shown.add_row(*(cells[heading] for heading in SHOWN))
     return shown
 
 

@@ -31,6 +31,14 @@ def test_a_mark_stands_behind_an_answer_that_was_cut_off_and_before_its_end_toke
     assert [TOKENIZER.decode(completion) for completion in tree.completions] == ["yo...<end>", "so<end>", "...<end>"]
 
 
+def test_an_answer_that_is_too_long_keeps_the_mark_and_the_end_token_behind_it() -> None:
+    cuts = data.Truncation()
+    for ended in (True, False):
+        tree = data.encode(TOKENIZER, ask("hi"), ["abcdefghijkl", "so"], 16, cuts, [ended, True], "...")
+        assert [TOKENIZER.decode(completion) for completion in tree.completions] == ["abcdefg...<end>", "so<end>"]
+    assert cuts.completions == 2
+
+
 def test_a_tokenizer_without_a_chat_template_gets_a_plain_form() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = None

@@ -44,11 +44,15 @@ def test_every_head_of_every_model_is_a_column_and_scores_as_it_does_alone(
 def test_an_answer_that_never_ended_is_judged_behind_the_mark_of_its_model_and_the_others_as_before(
     marked: bool, letter_judge: str, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(letter_judge, tmp_path / "judge")
-    facts = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-    mark = facts.pop("cut_mark")
+    model = reward_model.load_reward(letter_judge, torch.float32, CPU.device)
+    mark = model.cut_mark
     assert mark == reward_model.CUT_MARK
-    if not marked:  # a model from before there was one
+    folder = tmp_path / "judge"
+    model.cut_mark = mark if marked else ""
+    reward_model.save_reward(model, folder, 64)
+    if not marked:  # a model from before there was a mark says nothing of one
+        facts = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        del facts["cut_mark"]
         (folder / "reward.json").write_text(json.dumps(facts), encoding="utf-8")
     (judge,) = jury = judges.load_judges(ppo_options(str(folder)), CPU, 64)
     found = judges.score(jury, PROMPTS[:1], TEXTS[:1], [[True, False, True]], 64, Truncation())[:, 0]
